@@ -1,0 +1,130 @@
+"""The one place that knows `gradio_image_annotation`: a scene with boxes drawn by hand, in and out.
+
+Five traps of the component are dealt with here: colours must be written as 'rgb(r, g, b)'; a start picture must be a path
+(an array is stored as lossy webp); a picture turned on the screen comes back unturned beside boxes that are turned; boxes
+come newest first and, through the API, reversed or outside; values are changed in place, so every call gets a fresh copy.
+Without the component the demo lives on with `gr.Image` and boxes typed as numbers.
+"""
+import copy
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from geoalignclip_nb.core import GeoAlignError
+from gradio.data_classes import FileData, GradioModel
+
+try:
+    from gradio_image_annotation import image_annotator
+except Exception:  # missing, or made for another Gradio: the demo must start all the same
+    image_annotator = None
+
+COLOUR = 'rgb(255, 196, 0)'
+SMALLEST = 2  # pixels; a box thinner than this is a slip of the mouse
+MOST = 64  # boxes in one picture
+
+
+class Payload(GradioModel):
+    "What the page sends; looser than the component's own model, so that a mistake reaches our sentence and not a pydantic text"
+    image: FileData | None = None
+    boxes: Any = None
+    orientation: Any = 0
+
+
+@dataclass
+class Scene:
+    "A picture as a file and boxes in pixels of the picture as it is seen on the screen"
+    path: Path  # in Gradio's upload folder
+    name: str  # the user's name for the file, safe to show
+    boxes: list = field(default_factory=list)  # dicts with xmin, ymin, xmax, ymax
+    turns: int = 0  # quarter turns clockwise, made on the screen
+
+
+def read_payload(payload) -> Scene | None:
+    "The page's value as a `Scene`; None where there is no picture. The file is not opened here"
+    if payload is None: return None
+    if isinstance(payload, FileData) or hasattr(payload, 'path'): payload = Payload(image=payload)  # gr.Image
+    if payload.image is None or not payload.image.path: return None
+    path = Path(payload.image.path)
+    boxes = payload.boxes or []
+    if not isinstance(boxes, (list, tuple)): raise GeoAlignError('The boxes are not a list; give dicts with xmin, ymin, xmax, ymax.')
+    turns = payload.orientation
+    return Scene(path, Path(payload.image.orig_name or path).name, list(boxes), int(turns) % 4 if isinstance(turns, (int, float)) else 0)
+
+
+def has_annotator() -> bool: return image_annotator is not None
+
+
+def scene_input(value: dict = None, height: int = 420, **settings):
+    "The component of the page: `image_annotator`, or `gr.Image` where that is missing. It hands a `Scene` to the handlers"
+    settings = dict(label='Scene', show_label=False, elem_id='scene') | settings
+    if has_annotator():
+        box = image_annotator(value=copy.deepcopy(value), image_type='filepath', height=height, boxes_alpha=.15, box_min_size=SMALLEST,
+                              box_thickness=2, box_selected_thickness=3, handle_size=7, disable_edit_boxes=True, sources=['upload', 'clipboard'],
+                              label_list=['region'], label_colors=['#ffc400'], use_default_label=True,
+                              show_download_button=False, show_remove_button=True, **settings)
+        box.data_model = Payload
+    else:
+        box = gr.Image(value=value['image'] if value else None, type='filepath', height=height, sources=['upload', 'clipboard'], buttons=[], **settings)
+    box.preprocess = read_payload  # the file itself is read by `vision.load_image`, which knows 16 bits and says what is wrong
+    return box
+
+
+def scene_value(path, boxes=()):
+    "What a handler returns to show a picture (a path, never an array) with boxes (K,4) in its pixels"
+    if not has_annotator(): return str(path)
+    keys = ('xmin', 'ymin', 'xmax', 'ymax')
+    return dict(image=str(path), boxes=[dict(zip(keys, (int(round(float(v))) for v in b)), color=COLOUR, label='region') for b in boxes])
+
+
+def box_numbers(
+    box: dict,  # from the page or from a client
+) -> list:  # [xmin, ymin, xmax, ymax]
+    "Four numbers of a box, divided by its `scaleFactor`; raises `GeoAlignError` where one is missing or no number"
+    try:
+        scale = float(box.get('scaleFactor') or 1)
+        row = [float(box[k]) / scale for k in ('xmin', 'ymin', 'xmax', 'ymax')]
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
+        raise GeoAlignError('A box lacks one of the numbers xmin, ymin, xmax, ymax; give all four in pixels.') from None
+    if not np.isfinite(row).all(): raise GeoAlignError('A box holds a number that is not finite; give four numbers in pixels.')
+    return row
+
+
+def typed_boxes(
+    text: str,  # one box per line or between semicolons: x1, y1, x2, y2
+) -> list:  # rows of four numbers
+    "Boxes typed as numbers; raises `GeoAlignError` that quotes the line that is no box"
+    rows = []
+    for line in re.split(r'[\n;]+', text or ''):
+        if not line.strip(): continue
+        try: row = [float(v) for v in re.split(r'[,\s]+', line.strip().strip('()[]'))]
+        except ValueError: row = []
+        if len(row) != 4 or not np.isfinite(row).all():
+            raise GeoAlignError(f'"{line.strip()[:60]}" is not a box; write four numbers such as 10, 20, 110, 120.')
+        rows.append(row)
+    return rows
+
+
+def tidy_boxes(
+    rows,  # rows of [x1, y1, x2, y2] in pixels, any order of corners
+    width: int,  # of the picture on the screen
+    height: int,
+) -> tuple:  # ((K,4) float array inside the picture in reading order, number of boxes left out)
+    "Corners put in order, cut at the edge, boxes under 2 px and repeats left out, sorted from top to bottom"
+    b = np.asarray(rows, dtype=float).reshape(-1, 4)
+    b = np.stack([b[:, [0, 2]].min(1).clip(0, width), b[:, [1, 3]].min(1).clip(0, height),
+                  b[:, [0, 2]].max(1).clip(0, width), b[:, [1, 3]].max(1).clip(0, height)], 1)
+    kept = b[((b[:, 2:] - b[:, :2]) >= SMALLEST).all(1)]
+    kept = np.unique(kept, axis=0)
+    kept = kept[np.lexsort((kept[:, 0], kept[:, 1]))]
+    if len(kept) > MOST: raise GeoAlignError(f'There are {len(kept)} boxes, more than {MOST}; remove some.')
+    return kept, len(b) - len(kept)
+
+
+def turn(image, turns: int):
+    "The picture as it is seen on the screen: `turns` quarter turns clockwise"
+    from PIL.Image import Transpose
+    ways = {1: Transpose.ROTATE_270, 2: Transpose.ROTATE_180, 3: Transpose.ROTATE_90}  # PIL turns the other way round
+    return image.transpose(ways[turns]) if turns else image
