@@ -27,7 +27,7 @@ MOST = 64  # boxes in one picture
 
 
 class Payload(GradioModel):
-    "What the page sends; looser than the component's own model, so that a mistake reaches our sentence and not a pydantic text"
+    # What the page sends; looser than the component's own model, so that a mistake reaches our sentence and not a pydantic text.
     image: FileData | None = None
     boxes: Any = None
     orientation: Any = 0
@@ -76,7 +76,7 @@ def scene_value(path, boxes=()):
     "What a handler returns to show a picture (a path, never an array) with boxes (K,4) in its pixels"
     if not has_annotator(): return str(path)
     keys = ('xmin', 'ymin', 'xmax', 'ymax')
-    return dict(image=str(path), boxes=[dict(zip(keys, (int(round(float(v))) for v in b)), color=COLOUR, label='region') for b in boxes])
+    return dict(image=str(path), boxes=[dict(zip(keys, (int(round(float(v))) for v in b)), color=COLOUR) for b in boxes])
 
 
 def box_numbers(

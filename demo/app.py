@@ -24,7 +24,7 @@ os.environ.setdefault('HF_HUB_DOWNLOAD_TIMEOUT', '15')
 import adapters
 import gradio as gr
 import numpy as np
-from geoalignclip_nb.core import GeoAlignError, parse_phrases, to_fractions, to_pixels
+from geoalignclip_nb.core import GeoAlignError, default_device, parse_phrases, to_fractions, to_pixels
 from gradio.utils import get_upload_folder
 from PIL import Image, ImageDraw, ImageFont
 
@@ -85,7 +85,7 @@ class Grounder:
                         raise GeoAlignError(f'{name} is not on this computer and there is no network to download it; choose {BUNDLED}, which is bundled.')
                     progress(.1, desc=f'Downloading {name} (once)')
                 else: progress(.1, desc=f'Loading {name}')
-                self.models[name] = GeoAlignCLIP.from_pretrained(name)
+                self.models[name] = GeoAlignCLIP.from_pretrained(name, device=default_device())
                 while len(self.models) > self.keep: self.models.popitem(last=False)
             self.models.move_to_end(name)
             return self.models[name]
@@ -101,6 +101,7 @@ class Grounder:
     ) -> tuple:  # (GroundResult, 'trained' | 'random' | '')
         from geoalignclip_nb.ground import ground
         model = self.model(name, progress)
+        getattr(model, '_warned', set()).clear()  # a word the model never saw is told each time, not once per process
         progress(.6, desc='Grounding')
         return ground(model, image, phrases, boxes=boxes, method=method), 'trained' if getattr(model, 'trained', True) else 'random'
 
@@ -132,13 +133,7 @@ def read_picture(path, name: str):
     "The file as an RGB picture; raises `GeoAlignError` that calls it by the user's `name`"
     from geoalignclip_nb.vision import load_image
     path = Path(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # Pillow warns of large pictures; the limit below is ours
-            with Image.open(path) as head: width, height = head.size
-    except Exception: width = height = 0  # load_image says what is wrong
-    if width * height > PIXELS: raise GeoAlignError(f'{name} has {width:,} × {height:,} pixels, more than {PIXELS // 10**6} million; make it smaller.')
-    try: return load_image(path)
+    try: return load_image(path, max_pixels=PIXELS)
     except GeoAlignError as e: raise GeoAlignError(str(e).replace(str(path), name).replace(path.name, name)) from None
 
 
@@ -150,13 +145,13 @@ def shrink(image, side: int):
 
 
 def open_picture(path, name: str) -> tuple:
-    "(PNG that the browser can show, note for the session: its name and the size of the original) of any picture"
-    image = read_picture(path, name)
+    "(PNG that the browser can show, note for the session: what the PNG stands for) of any picture"
+    image = shrink(read_picture(path, name), PREVIEW)
     folder = Path(get_upload_folder())/'previews'  # Gradio serves this folder and cleans it (`delete_cache`)
     folder.mkdir(parents=True, exist_ok=True)
     preview = folder/f'{uuid.uuid4().hex}.png'
-    shrink(image, PREVIEW).save(preview, compress_level=1)
-    return preview, dict(preview=preview.name, name=name, size=image.size)
+    image.save(preview, compress_level=1)
+    return preview, dict(preview=preview.name, seen=image.size, path=str(path), name=name)
 
 
 # ---- pictures out -------------------------------------------------------------------------------------------------------------
@@ -193,7 +188,7 @@ def colour_bar(shown: dict, common: bool) -> str:
     "The one scale, as numbers beside the colours"
     from matplotlib import colormaps
     stops = ', '.join('#%02x%02x%02x' % tuple(int(255 * v) for v in colormaps['magma'](i / 12)[:3]) for i in range(13))
-    what = 'cosine' if shown['kind'] == 'cosine' else f'{shown["method"]} relevance'
+    what = 'cosine' if shown['kind'] == 'cosine' else f'{shown["method"]} relevance (1 = {shown["unit"]:.2g})'
     low, high = (f'{v:.3f}' for v in shown['scale'])
     ends = (low, f'{what}, one scale for all phrases', high) if common else ('lowest', f'{what}, each phrase on its own range (see captions)', 'highest')
     return f'<div class="bar"><div style="background:linear-gradient(90deg, {stops})"></div><p><span>{ends[0]}</span><span>{ends[1]}</span><span>{ends[2]}</span></p></div>'
@@ -211,12 +206,12 @@ def render(shown: dict, opacity: float, common: bool, picked: str) -> tuple:
 
 def score_table(scores, boxes, phrases: list, size: tuple) -> dict:
     "Region × phrase cosines as rows of text, the best phrase of each region marked"
-    headers = ['region', 'x1, y1 – x2, y2 (px)', *phrases, 'best match']
+    headers = ['#', 'box (px)', 'best match', *phrases]
     rows = []
     for i, (row, box) in enumerate(zip(scores, to_pixels(boxes, *size).round().astype(int)), 1):
         best = int(np.argmax(row))
         cells = [f'{"★ " if j == best else ""}{v:.3f}' for j, v in enumerate(row)]
-        rows.append([str(i), f'{box[0]}, {box[1]} – {box[2]}, {box[3]}', *cells, phrases[best]])
+        rows.append([str(i), f'{box[0]}, {box[1]} – {box[2]}, {box[3]}', phrases[best], *cells])
     return dict(headers=headers, data=rows)
 
 
@@ -224,7 +219,7 @@ def describe(shown: dict, model: str, weights: str, notes: list) -> str:
     "What was computed, by what, and what it is not"
     lows, highs = [float(m.min()) for m in shown['maps']], [float(m.max()) for m in shown['maps']]
     grid = ' × '.join(str(v) for v in shown['maps'].shape[:0:-1])
-    unit = 'raw cosines' if shown['kind'] == 'cosine' else 'raw relevance'
+    unit = 'raw cosines' if shown['kind'] == 'cosine' else f'relevance (1 = {shown["unit"]:.2g})'
     heat = 'patch–phrase similarity' if shown['kind'] == 'cosine' else f'{shown["method"]} relevance of patches for a phrase'
     state = {'trained': 'trained weights', 'random': '**random weights: the heat means nothing**'}.get(weights, 'weights of unknown state')
     said = f'**{html.escape(model)}** · {state} · {grid} patches · {unit} {min(lows):.3f} … {max(highs):.3f}  \nHeat is {heat}, not detection.'
@@ -234,30 +229,25 @@ def describe(shown: dict, model: str, weights: str, notes: list) -> str:
 # ---- handlers -----------------------------------------------------------------------------------------------------------------
 
 def collect(scene, typed: str, opened: dict) -> tuple:
-    "(picture as on the screen, boxes (R,4) fractions, size that numbers are told in, boxes left out) of what the user gave"
-    image = adapters.turn(read_picture(scene.path, scene.name), scene.turns)
-    size = image.size
-    if opened and opened.get('preview') == scene.path.name:
-        size = tuple(opened['size'][::-1] if scene.turns % 2 else opened['size'])
-    drawn = [adapters.box_numbers(b) for b in scene.boxes]
-    typed = to_pixels(to_fractions(adapters.typed_boxes(typed), *size), *image.size).tolist()  # typed in pixels of the original
-    boxes, dropped = adapters.tidy_boxes(drawn + typed, *image.size)
-    return image, to_fractions(boxes, *image.size), size, dropped
+    "(picture as on the screen, in full size; boxes (R,4) fractions; boxes left out) of what the user gave"
+    if opened and opened['preview'] == scene.path.name:  # the screen shows a small copy: read the original, carry the boxes over
+        if not Path(opened['path']).exists(): raise GeoAlignError(f'{opened["name"]} is no longer on the server; open it again.')
+        seen, image = opened['seen'], read_picture(opened['path'], opened['name'])
+    else: image = read_picture(scene.path, scene.name); seen = image.size
+    image = adapters.turn(image, scene.turns)
+    if scene.turns % 2: seen = seen[::-1]
+    drawn = to_pixels(to_fractions([adapters.box_numbers(b) for b in scene.boxes], *seen), *image.size)
+    boxes, dropped = adapters.tidy_boxes([*drawn, *adapters.typed_boxes(typed)], *image.size)
+    return image, to_fractions(boxes, *image.size), dropped
 
 
 def prepare(result, image) -> dict:
     "What the session keeps to draw again: the small picture and the raw maps"
     maps = np.nan_to_num(np.asarray(result.maps, dtype=np.float32))
-    low, high = getattr(result, 'scale', None) or (float(maps.min()), float(maps.max()))
+    low, high = result.scale
     boxes = np.zeros((0, 4)) if result.boxes is None else np.asarray(result.boxes, dtype=float).reshape(-1, 4)
-    return dict(image=shrink(image, SHOWN), maps=maps, phrases=list(result.phrases), boxes=boxes, kind=result.kind, method=result.method,
+    return dict(image=shrink(image, SHOWN), maps=maps, phrases=list(result.phrases), boxes=boxes, kind=result.kind, method=result.method, unit=result.unit,
                 scale=(float(low), float(high) if high > low else float(low) + 1e-6))
-
-
-def as_record(result, size: tuple, weights: str) -> dict:
-    "The JSON of `geoalign ground`, boxes and peaks in pixels of the original"
-    from geoalignclip_nb.cli import ground_record
-    return ground_record(result, *size) | dict(weights=weights)
 
 
 def make_handlers(grounder) -> tuple:
@@ -268,19 +258,19 @@ def make_handlers(grounder) -> tuple:
         phrases = parse_phrases(phrases)
         if len(phrases) > PHRASES: raise GeoAlignError(f'There are {len(phrases)} phrases, more than {PHRASES}; remove some.')
         progress(0, desc='Reading the picture')
-        image, boxes, size, dropped = collect(scene, typed, opened)
+        image, boxes, dropped = collect(scene, typed, opened)
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter('always', UserWarning)
             result, weights = grounder(model, image, phrases, boxes if len(boxes) else None, method, progress)
-        notes = list(dict.fromkeys(public(w.message) for w in heard if w.category is UserWarning))
+        notes = list(dict.fromkeys([*result.warnings, *(public(w.message) for w in heard if w.category is UserWarning)]))
         if dropped: notes.append(f'{dropped} box{"es were" if dropped > 1 else " was"} left out: thinner than {adapters.SMALLEST} pixels, outside the picture, or twice the same.')
         shown = prepare(result, image)
         gallery, bar, slider = render(shown, opacity, common, phrases[0])
-        table = score_table(np.asarray(result.scores), shown['boxes'], shown['phrases'], size) if len(boxes) else dict(headers=['region', *phrases], data=[])
-        hint = ('Raw cosines between each box (RoIAlign of the patch map) and each phrase; ★ is the best phrase of a box.' if len(boxes) else
+        table = score_table(np.asarray(result.scores), shown['boxes'], shown['phrases'], image.size) if len(boxes) else dict(headers=['#', 'box (px)', 'best match', *phrases], data=[])
+        hint = ('Raw cosines of each box (RoIAlign on the patch map) with each phrase; ★ marks the best phrase of a box.' if len(boxes) else
                 'No box was drawn. Draw one on the scene and press **Ground** to compare it with the phrases.')
         return (gallery, bar, gr.Dropdown(choices=shown['phrases'], value=shown['phrases'][0], interactive=True), slider, table, hint,
-                describe(shown, result.model, weights, notes), as_record(result, size, weights), shown)
+                describe(shown, result.model, weights, notes), result.to_dict() | dict(weights=weights, warnings=notes), shown)
 
     @spoken
     def on_open(path):
@@ -308,7 +298,8 @@ def load_examples() -> list:
 # ---- the page -----------------------------------------------------------------------------------------------------------------
 
 CSS = '''
-.gradio-container { max-width: 1280px !important; margin: auto; padding-top: 10px !important; }
+.gradio-container { max-width: 1280px !important; width: 100%; margin: 0 auto !important; }
+.gradio-container main { padding: 14px 24px !important; }
 #head { margin-bottom: -4px; }
 #head h1 { font-size: 24px; margin: 0; letter-spacing: -.01em; }
 #head p { margin: 2px 0 0; color: var(--body-text-color-subdued); font-size: 14px; }
@@ -316,6 +307,7 @@ CSS = '''
 .bar { padding: 0 2px; } .bar div { height: 12px; border-radius: 6px; }
 .bar p { display: flex; justify-content: space-between; font-size: 12px; margin: 4px 0 0; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
 #examples .caption-label, #heat .caption-label { font-size: 12px; max-width: 96%; }
+#table table, #table th, #table td, #table .cell-wrap, #table span { font-family: var(--font) !important; font-variant-numeric: tabular-nums; }
 footer { opacity: .6; }
 '''
 
@@ -339,11 +331,11 @@ def build_demo(
     model_events = dict(concurrency_limit=1, concurrency_id='model')
     private = dict(api_visibility='private')
 
-    with gr.Blocks(title='GeoAlignCLIP: words and places in aerial pictures', analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
+    with gr.Blocks(title='GeoAlignCLIP: words and places in aerial pictures', analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as demo:
         shown, opened, unseen = gr.State(None), gr.State(None), gr.State(None)
         gr.HTML('<h1>Words and places in aerial pictures</h1><p>Type what you look for. Draw boxes around what you want named. GeoAlignCLIP shows where each phrase fits.</p>', elem_id='head')
         with gr.Row(equal_height=False):
-            with gr.Column(scale=5, min_width=420):
+            with gr.Column(scale=4, min_width=360):
                 scene = adapters.scene_input(adapters.scene_value(first['path'], first['boxes']) if first and adapters.has_annotator() else
                                              dict(image=str(first['path'])) if first else None, height=400)
                 upload = gr.UploadButton('Open TIFF or large picture', file_types=FILE_TYPES, size='sm', variant='secondary', elem_id='open')
@@ -355,21 +347,21 @@ def build_demo(
                     method = gr.Radio(list(METHODS), value=METHODS[0], label='Method', info='How heat is computed; scores of boxes are always cosines.')
                     opacity = gr.Slider(0, 1, .55, step=.05, label='Opacity of the heat')
                     common = gr.Checkbox(True, label='One scale for all phrases', info='Off: each phrase on its own range, which makes an absent object look found.')
-                    typed = gr.Textbox(label='Boxes as numbers', lines=2, placeholder='x1, y1, x2, y2 in pixels of the picture, one box per line', elem_id='typed')
-            with gr.Column(scale=6, min_width=480):
+                    typed = gr.Textbox('', label='Boxes as numbers', lines=2, placeholder='x1, y1, x2, y2 in pixels of the picture, one box per line', elem_id='typed')
+            with gr.Column(scale=6, min_width=400):
                 with gr.Tabs():
                     with gr.Tab('Heatmap', id='heat'):
-                        gallery = gr.Gallery(show_label=False, columns=2, height=470, object_fit='contain', format='jpeg', interactive=False, elem_id='heat', buttons=['download', 'fullscreen'])
-                        bar = gr.HTML(elem_id='bar')
+                        gallery = gr.Gallery(label='Heatmaps', show_label=False, columns=2, height=600, object_fit='contain', format='jpeg', interactive=False, elem_id='heat', buttons=['download', 'fullscreen'])
+                        bar = gr.HTML(label='Scale', elem_id='bar')
                     with gr.Tab('Compare', id='compare'):
                         picker = gr.Dropdown([], label='Phrase', interactive=True, elem_id='picker')
-                        slider = gr.ImageSlider(label='Plain | heat', show_label=False, format='jpeg', interactive=False, max_height=470, elem_id='slider')
+                        slider = gr.ImageSlider(label='Compare', show_label=False, format='jpeg', interactive=False, max_height=560, elem_id='slider')
                     with gr.Tab('Scores', id='scores'):
-                        hint = gr.Markdown('Draw boxes and press **Ground** to compare them with the phrases.', elem_id='hint')
-                        table = gr.Dataframe(show_label=False, interactive=False, wrap=True, elem_id='table', buttons=['copy'])
+                        hint = gr.Markdown('Draw boxes and press **Ground** to compare them with the phrases.', label='Hint', elem_id='hint')
+                        table = gr.Dataframe(label='Scores', show_label=False, interactive=False, wrap=True, elem_id='table', buttons=['copy'])
                     with gr.Tab('Data', id='data'):
-                        record = gr.JSON(show_label=False, max_height=470, elem_id='record')
-                about = gr.Markdown('Press **Ground**. Heat is patch–phrase similarity, not detection.', elem_id='about')
+                        record = gr.JSON(label='Data', show_label=False, max_height=600, elem_id='record')
+                about = gr.Markdown('Press **Ground**. Heat is patch–phrase similarity, not detection.', label='About', elem_id='about')
         if examples:
             strip = gr.Gallery([(str(e['path']), e['label']) for e in examples], label='Examples (procedural scenes)', columns=len(examples), height=190,
                                allow_preview=False, interactive=False, object_fit='cover', buttons=[], elem_id='examples')
@@ -406,10 +398,14 @@ def main(argv=None):
     names = (args.model, *(m for m in MODELS if m != args.model)) if args.model else MODELS
     settings = launch_settings() | dict(server_name=args.host, server_port=args.port, share=args.share)
     screen = sys.stdout.isatty() and (sys.platform in ('win32', 'darwin') or os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY'))
+    os.environ.setdefault('NO_PROXY', '127.0.0.1,localhost')  # Gradio asks its own page whether it is up, and a proxy would not know
     try: build_demo(models=names).launch(inbrowser=bool(screen), **settings)
     except OSError as e:
         if 'empty port' not in str(e) and 'in use' not in str(e): raise
         sys.exit(f'demo: port {args.port or os.environ.get("GRADIO_SERVER_PORT", "7860")} is taken; give another with --port.')
+    except ValueError as e:
+        if 'localhost is not accessible' not in str(e): raise
+        sys.exit('demo: the page started but does not answer on this computer; set NO_PROXY=127.0.0.1,localhost, or try again when the computer is less busy.')
 
 
 if __name__ == '__main__': main()

@@ -236,7 +236,7 @@ def show(self: Sample, ax=None, title: bool = True):
     if title and self.brief: ax.set_title(textwrap.fill(self.brief, 60), fontsize=9, parse_math=False)
     return ax
 
-# %% ../nbs/01_viz.ipynb #dc0f5a21
+# %% ../nbs/01_viz.ipynb #7b91d8ff
 def contact_sheet(
     images,  # pictures, as `as_image` takes them
     titles=None,  # one short text per picture
@@ -252,7 +252,7 @@ def contact_sheet(
     pen = ImageDraw.Draw(sheet)
     for k, image in enumerate(images):
         x, y = k % ncols * (size + 4) + 2, k // ncols * (size + line + 4) + 2
-        small = ImageOps.contain(image, (size, size))
+        small = image.resize([max(1, round(size * v / max(image.size))) for v in image.size])  # a strip keeps at least one pixel
         sheet.paste(small, (x + (size - small.width) // 2, y + (size - small.height) // 2))
         if line:
             text = str(titles[k])

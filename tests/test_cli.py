@@ -14,6 +14,14 @@ def geoalign(*words, cwd):
     return subprocess.run([str(GEOALIGN), *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
+def called(capsys, *words):
+    "The same words in this process (no start-up of a second and more): exit code, standard output, standard error"
+    from geoalignclip_nb.cli import main
+    try: code = main([str(w) for w in words])
+    except SystemExit as e: code = e.code
+    return (code, *capsys.readouterr())
+
+
 @pytest.fixture(scope='module')
 def scene(tmp_path_factory):
     from geoalignclip_nb.scenes import make_scene
@@ -56,6 +64,7 @@ WRONG = {
     'folder of --out': (['ground', 'scene.png', '--phrases', 'a', '--out', 'nowhere/a.png'], 'nowhere'),
     'suffix of --out': (['ground', 'scene.png', '--phrases', 'a', '--out', 'a.gif'], 'a.gif'),
     '--out is the picture': (['ground', 'scene.png', '--phrases', 'a', '--out', 'scene.png'], 'scene.png'),
+    '--json is a folder': (['ground', 'scene.png', '--phrases', 'a', '--json', '..'], '--json'),
     'suffix of --json': (['ground', 'scene.png', '--phrases', 'a', '--json', 'a.txt'], 'a.txt'),
     'models': (['models', 'no-such-model'], 'no-such-model'),
     'preset': (['train', 'no-such-preset'], 'no-such-preset'),
@@ -64,24 +73,50 @@ WRONG = {
 }
 
 
+def prepare(folder, picture):
+    "A folder with a good, a broken and an empty picture; what it holds"
+    good = picture.read_bytes()
+    for name, data in (('scene.png', good), ('broken.png', good[:200]), ('empty.png', b'')): (folder/name).write_bytes(data)
+    return held(folder)
+
+
+def held(folder): return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def with_target(words): return words if words[:1] != ['ground'] or '--out' in words else [*words, '--out', 'map.png']
+
+
 @pytest.mark.parametrize('case', WRONG)
-def test_a_mistake_is_one_sentence_and_exit_code_2(case, scene, tmp_path):
+def test_a_mistake_is_one_sentence_and_exit_code_2(case, scene, tmp_path, monkeypatch, capsys):
     words, named = WRONG[case]
-    (tmp_path/'scene.png').write_bytes(scene[0].read_bytes())
-    (tmp_path/'broken.png').write_bytes(scene[0].read_bytes()[:200])
-    (tmp_path/'empty.png').write_bytes(b'')
-    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
-    done = geoalign(*words, *([] if '--out' in words or words[:1] != ['ground'] else ['--out', 'map.png']), cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    said = done.stderr.strip()
+    monkeypatch.chdir(tmp_path)
+    before = prepare(tmp_path, scene[0])
+    code, out, err = called(capsys, *with_target(words))
+    assert code == 2 and not out, (code, err)
+    said = err.strip()
     assert said.startswith('geoalign') and '\n' not in said and 'Traceback' not in said and named in said, said
-    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before, 'a mistake leaves files'
+    assert held(tmp_path) == before, 'a mistake leaves files'
 
 
-def test_models(tmp_path):
-    names = geoalign('models', cwd=tmp_path).stdout.split()
-    assert names[0] == 'geoalign-tiny' and 'ViT-B-16-quickgelu.openai' in names and len(set(names)) == len(names)
-    assert geoalign('models', 'tiny', cwd=tmp_path).stdout.split() == ['geoalign-tiny']
+@pytest.mark.parametrize('case', ['no phrases', 'no picture', 'broken picture'])
+def test_a_mistake_in_a_process(case, scene, tmp_path):
+    words, named = WRONG[case]
+    before = prepare(tmp_path, scene[0])
+    done = geoalign(*with_target(words), cwd=tmp_path)
+    assert done.returncode == 2 and not done.stdout, done.stderr
+    assert named in done.stderr and done.stderr.count('\n') == 1 and held(tmp_path) == before
+
+
+def test_models(capsys):
+    code, out, err = called(capsys, 'models')
+    names = out.split()
+    assert code == 0 and names[0] == 'geoalign-tiny' and 'ViT-B-16-quickgelu.openai' in names and len(set(names)) == len(names)
+    assert 'ViT-B-16.openai' not in names, 'the right weights with the wrong activation'
+
+
+def test_models_into_a_closed_pipe(tmp_path):
+    done = subprocess.run(f'"{GEOALIGN}" models | head -1', shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.stdout == 'geoalign-tiny\n' and not done.stderr
 
 
 def test_ground(scene, tmp_path):
@@ -100,31 +135,47 @@ def test_ground(scene, tmp_path):
         assert 0 <= m['peak'][0] <= 320 and 0 <= m['peak'][1] <= 240
 
 
-def test_ground_without_files_prints(scene, tmp_path):
-    done = geoalign('ground', scene[0], '--phrases', 'roof', cwd=tmp_path)
-    assert done.returncode == 0 and 'roof: peak' in done.stdout and not list(tmp_path.iterdir())
+def test_ground_without_files_prints(scene, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = called(capsys, 'ground', scene[0], '--phrases', 'roof')
+    assert code == 0 and 'roof: peak' in out and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('method', ['gradcam', 'legrad'])
-def test_ground_with_other_methods(method, scene, tmp_path):
-    done = geoalign('ground', scene[0], '--phrases', 'roof;road', '--method', method, '--json', 'a.json', cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_ground_with_other_methods(method, scene, tmp_path, capsys):
+    code, out, err = called(capsys, 'ground', scene[0], '--phrases', 'roof;road', '--method', method, '--json', tmp_path/'a.json')
+    assert code == 0, err
     record = json.loads((tmp_path/'a.json').read_text())
     assert record['kind'] == 'relevance' and record['method'] == method and all(m['minimum'] >= 0 for m in record['maps'])
     assert record['boxes'] == []
 
 
-def test_ground_on_a_real_picture(real_data, tmp_path):
+def test_ground_with_a_saved_folder(scene, tmp_path, capsys):
+    from geoalignclip_nb.model import GeoAlignCLIP
+    GeoAlignCLIP.create('geoalign-tiny', seed=3).save_pretrained(tmp_path/'mine', half=True)
+    code, out, err = called(capsys, 'ground', scene[0], '--phrases', 'white plane', '--model', tmp_path/'mine', '--json', tmp_path/'a.json', '--out', tmp_path/'a.png')
+    assert code == 0, err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['a.json', 'a.png', 'mine']
+
+
+def test_a_word_that_the_model_never_learned_is_a_plain_note(scene, capsys):
+    code, out, err = called(capsys, 'ground', scene[0], '--phrases', 'zzyzx qwghlm')
+    assert code == 0 and '.py' not in err
+    assert all(line.startswith('geoalign ground: note: ') for line in err.splitlines())
+
+
+def test_ground_on_a_real_picture(real_data, tmp_path, capsys):
     path = next((real_data/'scenes').glob('*.jpg'))
-    done = geoalign('ground', path, '--phrases', 'building;runway', '--out', 'map.png', '--json', 'map.json', cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    width, height = Image.open(path).size
+    code, out, err = called(capsys, 'ground', path, '--phrases', 'building;runway', '--out', tmp_path/'map.png', '--json', tmp_path/'map.json')
+    assert code == 0, err
+    with Image.open(path) as im: size = im.size
     record = json.loads((tmp_path/'map.json').read_text())
-    assert (record['width'], record['height']) == (width, height) and len(record['maps']) == 2
+    assert (record['width'], record['height']) == size and len(record['maps']) == 2
 
 
-def test_unwritable_folder(scene, tmp_path):
-    "Half of the output is no output: where the JSON cannot be written the picture is not written either"
-    (tmp_path/'a.json').mkdir()
-    done = geoalign('ground', scene[0], '--phrases', 'roof', '--out', 'a.png', '--json', 'a.json', cwd=tmp_path)
-    assert done.returncode == 2 and [p.name for p in tmp_path.iterdir()] == ['a.json']
+def test_half_of_the_output_is_no_output(scene, tmp_path, monkeypatch, capsys):
+    "Where the JSON cannot be written the picture is not written either"
+    def full(*a, **k): raise OSError(28, 'No space left on device', 'a.json')
+    monkeypatch.setattr('geoalignclip_nb.cli.json.dumps', full)
+    code, out, err = called(capsys, 'ground', scene[0], '--phrases', 'roof', '--out', tmp_path/'a.png', '--json', tmp_path/'a.json')
+    assert code == 2 and 'No space left' in err and not list(tmp_path.iterdir())

@@ -9,10 +9,16 @@ PACKAGE = 'geoalignclip_nb'
 ROOT = Path(__file__).resolve().parent.parent/PACKAGE
 ARROWS = {
     'core': [],
-    **{room: ['core'] for room in ('viz', 'scenes', 'text', 'vision', 'regions')},
+    **{room: ['core'] for room in ('viz', 'things', 'pictures', 'text', 'regions')},
+    'truth': ['core', 'things'],
+    'scenes': ['core', 'things', 'truth'],
+    'vision': ['core', 'pictures'],
     'losses.*': ['core', 'losses.*'],
+    'data.loader': ['core', 'data.*', 'scenes'],  # procedural scenes are one of its sources
     'data.*': ['core', 'data.*'],
-    'model': ['text', 'vision', 'regions'],
+    'architectures': ['core', 'text'],
+    'model': ['architectures', 'text', 'vision', 'regions'],
+    'ledger': ['architectures', 'model'],
     'ground': ['model', 'viz'],
     'zoo': ['model'],
     'bench.*': ['zoo', 'model', 'data.*', 'bench.*'],

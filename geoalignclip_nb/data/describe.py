@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..core import GeoAlignError, Region, Sample, stable_hash
 
-# %% ../../nbs/33_describe.ipynb #cef4c933
+# %% ../../nbs/33_describe.ipynb #6d571bfb
 CLASSES = {  # class: (names that are true of every member, where its colour is measured)
     'aircraft': (('aircraft', 'airplane', 'plane'), 'object'),
     'oiltank': (('oil tank', 'storage tank'), 'object'),
@@ -41,11 +41,12 @@ def class_of(category: str) -> str:
     c = category.strip().lower().replace('_', ' ')
     return c if c in CLASSES else next((k for k, (names, _) in CLASSES.items() if c in names), c)
 
+# %% ../../nbs/33_describe.ipynb #2a55258b
 def class_names(category: str) -> tuple:
     "All names of a class"
     return CLASSES.get(class_of(category), ((category.strip().lower().replace('_', ' '),), 'object'))[0]
 
-# %% ../../nbs/33_describe.ipynb #259ab0d1
+# %% ../../nbs/33_describe.ipynb #5f9d3b45
 def plural(name: str) -> str:
     "Plural of a class name; the head noun of 'x with/over y' is the one that changes"
     head, *tail = re.split(r'( with | over )', name, maxsplit=1)
@@ -54,6 +55,7 @@ def plural(name: str) -> str:
     else: many = head + ('es' if head.endswith(('s', 'x', 'ch', 'sh')) else 's')
     return many + ''.join(tail)
 
+# %% ../../nbs/33_describe.ipynb #051ed261
 def article(words: str) -> str:
     "The words with 'a' or 'an' in front"
     return ('an ' if words[:1].lower() in 'aeiou' else 'a ') + words
@@ -64,7 +66,7 @@ def counted(n: int, name: str) -> str:
     "'one car', 'three cars', '23 cars'"
     return f'{NUMBERS[n] if n < len(NUMBERS) else n} {name if n == 1 else plural(name)}'
 
-# %% ../../nbs/33_describe.ipynb #e5b975b0
+# %% ../../nbs/33_describe.ipynb #e8d0eef5
 PLACES = {'top': 'at the top', 'bottom': 'at the bottom', 'left': 'on the left', 'right': 'on the right', 'centre': 'in the centre'}
 ROWS, COLUMNS = ('upper', 'middle', 'lower'), ('left', 'centre', 'right')
 
@@ -75,10 +77,12 @@ def position_word(box) -> str:  # such as 'upper left', 'left', 'top', 'centre'
     if col == 1: return 'top' if row == 0 else 'bottom'
     return f'{ROWS[row]} {COLUMNS[col]}'
 
+# %% ../../nbs/33_describe.ipynb #567b8278
 def place(position: str) -> str:
     "'at the top', 'on the left', 'in the upper left'"
     return PLACES.get(position, f'in the {position}')
 
+# %% ../../nbs/33_describe.ipynb #7d6d85eb
 LONG = {'overpass', 'car', 'pickup', 'truck', 'van', 'camping car', 'boat', 'tractor', 'other', 'ship', 'bridge', 'runway', 'bus'}
 
 def orientation_word(box, category: str, aspect: float = 1., ratio: float = 1.6) -> str:
@@ -87,6 +91,7 @@ def orientation_word(box, category: str, aspect: float = 1., ratio: float = 1.6)
     if class_of(category) not in LONG or min(box) <= .004 or max(box) >= .996: return ''
     return 'horizontal' if w >= ratio * h else 'vertical' if h >= ratio * w else ''
 
+# %% ../../nbs/33_describe.ipynb #a6d9ef33
 def size_words(regions: list) -> list:  # 'large', 'small' or '' per region
     "Size against the median of the same class in the picture; '' for fewer than three of a class"
     area = np.array([(r.box[2] - r.box[0]) * (r.box[3] - r.box[1]) for r in regions])
@@ -113,12 +118,13 @@ def name_pixels(
     vivid = np.select([(hue < 16) | (hue >= 330), hue < 45, hue < 70, hue < 170, hue < 265], [3, np.where(dull, 4, 3), np.where(dull, 4, 5), 6, 7], 3)
     return np.where((hi < 60) | (c < np.maximum(30, .2 * hi)), plain, vivid)
 
-# %% ../../nbs/33_describe.ipynb #8b3e8780
+# %% ../../nbs/33_describe.ipynb #5541b51e
 def white_point(image: np.ndarray) -> float:
     "99th percentile of the brightest channel of a picture (H,W,3), from a coarse grid"
     step = max(1, min(image.shape[:2]) // 64)
     return float(max(np.percentile(image[::step, ::step].max(-1), 99), 64))
 
+# %% ../../nbs/33_describe.ipynb #6d1fda33
 def cut_out(image: np.ndarray, box, margin: float = .4, side: int = 40) -> tuple:  # pixels (h,w,3) float32, inside (h,w) bool, ring (h,w) bool
     "The box with a margin, thinned to about `side` pixels, with masks of the inscribed ellipse and of the ring around the box"
     H, W = image.shape[:2]
@@ -131,6 +137,7 @@ def cut_out(image: np.ndarray, box, margin: float = .4, side: int = 40) -> tuple
     ring = (xs < x1 - 1) | (xs > x2 + 1) | (ys < y1 - 1) | (ys > y2 + 1)
     return image[t:b:step, l:r:step].astype(np.float32), inside, ring
 
+# %% ../../nbs/33_describe.ipynb #f5e36a4e
 def vote(
     shares,  # (8,) share of each colour among the pixels that stand out
     stands_out: float,  # share of the ellipse that stands out
@@ -147,6 +154,7 @@ def vote(
     white = light[0] / light[:2].sum()  # between clearly white and clearly grey lies no word
     return 'white' if white > .45 else 'grey' if white < .1 and big and stands_out > .4 and vivid.sum() < .1 * total else ''
 
+# %% ../../nbs/33_describe.ipynb #1e1a29ae
 def measure_colour(
     image: np.ndarray,  # (H,W,3) uint8
     box,  # fractions
@@ -159,14 +167,14 @@ def measure_colour(
     count = inside
     if where == 'object' and ring.any():
         bg = np.median(pixels[ring], 0)
-        if np.ptp(bg) < .25 * bg.max(): pixels, bg = np.minimum(pixels * (bg.mean() / (bg + 1)), 255), bg.mean()  # grey ground: remove the cast of the light
+        if bg.argmax() == 2 and np.ptp(bg) < .3 * bg[2]: pixels, bg = np.minimum(pixels * (bg.mean() / (bg + 1)), 255), bg.mean()  # bluish shade on grey ground
         away = np.sqrt(((pixels - bg)**2).sum(-1))
         count = inside & (away > max(36, 2.5 * np.median(away[ring])))
     shares = np.bincount(name_pixels(pixels[count]), minlength=8) / max(count.sum(), 1)
     if where is None or count.sum() < max(6, .15 * inside.sum()): return '', shares
     return vote(shares, count.sum() / inside.sum(), big=min(np.ptp(np.where(inside)[0]), np.ptp(np.where(inside)[1])) >= 14), shares
 
-# %% ../../nbs/33_describe.ipynb #0b93b166
+# %% ../../nbs/33_describe.ipynb #dd3788a0
 def as_array(sample: Sample, image=None) -> np.ndarray:  # (H,W,3) uint8
     "The pixels of a sample; raises `GeoAlignError` where its picture cannot be read"
     image = sample.image if image is None else image
@@ -174,6 +182,7 @@ def as_array(sample: Sample, image=None) -> np.ndarray:  # (H,W,3) uint8
     try: return np.asarray((image if isinstance(image, Image.Image) else Image.open(image)).convert('RGB'))
     except (OSError, AttributeError): raise GeoAlignError(f'Picture {sample.source_image_id or sample.id or image} cannot be read; check that the file exists and is a picture.') from None
 
+# %% ../../nbs/33_describe.ipynb #f9e2f0d3
 def measure(sample: Sample, image=None, seed: int = 0) -> list:  # one dict per region: cls, name, colour, shares, size, position, orientation
     "Everything the rules know about each region"
     a = as_array(sample, image)
@@ -188,7 +197,7 @@ def measure(sample: Sample, image=None, seed: int = 0) -> list:  # one dict per 
                           orientation=orientation_word(r.box, r.category, aspect)))
     return facts
 
-# %% ../../nbs/33_describe.ipynb #cb987aef
+# %% ../../nbs/33_describe.ipynb #dc714145
 FORMS = ('{thing} {place} of the picture.', '{place} of the picture there is {thing}.', 'There is {thing} {place}.')
 
 def region_phrase(fact: dict) -> str:
@@ -196,6 +205,7 @@ def region_phrase(fact: dict) -> str:
     if fact['cls'] != 'playground': return f"{fact['colour']} {fact['name']}".strip()
     return f"{fact['name']} with a {fact['colour']} field" if fact['colour'] in ('green', 'brown', 'red', 'blue') and ' with ' not in fact['name'] else fact['name']
 
+# %% ../../nbs/33_describe.ipynb #2046e7f4
 def region_text(fact: dict, form: int = 0) -> str:
     "One sentence: size, colour, name, orientation, position"
     thing = article(f"{fact['size']} {fact['orientation']} {region_phrase(fact)}".strip().replace('  ', ' '))
@@ -226,17 +236,19 @@ def ground_words(image: np.ndarray, boxes=(), least: float = .2) -> list:  # up 
     share = np.bincount(name_pixels(small[out] * min(255 / white_point(image), 2)), minlength=8) / out.sum()
     return [COLOURS[i] for i in np.argsort(-share, kind='stable')[:2] if share[i] >= least]
 
-# %% ../../nbs/33_describe.ipynb #ca9725bd
+# %% ../../nbs/33_describe.ipynb #87dd143b
 def join_words(words: list) -> str:
     "'a', 'a and b', 'a, b and c'"
     return ' and '.join(filter(None, [', '.join(words[:-1]), *words[-1:]]))
 
+# %% ../../nbs/33_describe.ipynb #142fb6b2
 def class_groups(facts: list) -> list:  # [(facts index list)], the largest class first
     "Regions of one name, together"
     groups = {}
     for i, f in enumerate(facts): groups.setdefault(f['name'], []).append(i)
     return sorted(groups.values(), key=lambda g: (-len(g), g))
 
+# %% ../../nbs/33_describe.ipynb #e9404a74
 def brief_caption(facts: list, form: int = 0) -> str:
     "One sentence: what is there and how many; a colour where four fifths share it"
     things = []
@@ -248,7 +260,7 @@ def brief_caption(facts: list, form: int = 0) -> str:
     return ('An aerial picture of {}.', 'A view from above of {}.', 'There {be} {} in this aerial picture.')[form % 3].format(
         join_words(things), be='is' if things[0].startswith('one ') else 'are')
 
-# %% ../../nbs/33_describe.ipynb #fa3d9bc8
+# %% ../../nbs/33_describe.ipynb #895d93a9
 def group_sentence(facts: list, boxes: list) -> str:
     "Count, spread and colours of the regions of one name"
     tally = Counter(f['colour'] for f in facts if f['colour'] and f['cls'] != 'playground').most_common(3)
@@ -258,6 +270,7 @@ def group_sentence(facts: list, boxes: list) -> str:
     if tally and not all_one: text += '; ' + join_words([f'{NUMBERS[k] if k < 13 else k} {"is" if k == 1 else "are"} {c}' for c, k in tally])
     return text + '.'
 
+# %% ../../nbs/33_describe.ipynb #a4a02607
 def detailed_caption(facts: list, regions: list, ground: list, rng) -> str:
     "Groups, ground and up to three single regions, each a sentence"
     out = [group_sentence([facts[i] for i in g], [regions[i].box for i in g]) for g in class_groups(facts)]
@@ -265,6 +278,7 @@ def detailed_caption(facts: list, regions: list, ground: list, rng) -> str:
     out += [region_text(facts[i], rng.randrange(3)) for i in sorted(rng.sample(range(len(facts)), min(3, len(facts))))]
     return ' '.join(dict.fromkeys(out))
 
+# %% ../../nbs/33_describe.ipynb #820ad16a
 def describe(sample: Sample, image=None, seed: int = 0, facts: list = None) -> Sample:
     "Fill in brief, detailed, phrases and texts from class, geometry and pixels; what is already written stays"
     a = as_array(sample, image)

@@ -27,7 +27,7 @@ def read_json(path) -> dict:
     try: return json.loads(path.read_text(encoding='utf-8'))
     except ValueError as e: raise GeoAlignError(f'{path.name} is not JSON ({e}); download it again.') from None
 
-# %% ../../nbs/31_sources.ipynb #b70f14c2
+# %% ../../nbs/31_sources.ipynb #4c151eca
 def picture_path(
     folder,  # folder of pictures
     name: str,  # file name as the annotation writes it; it may not leave the folder
@@ -37,6 +37,7 @@ def picture_path(
     if Path(name).is_absolute() or '..' in Path(name).parts: raise GeoAlignError(f'Picture name {name} leaves the folder of pictures; correct the annotation file.')
     return str(folder/name)
 
+# %% ../../nbs/31_sources.ipynb #0bf924e7
 def check_pictures(samples: list) -> list:  # the same samples
     "Raise `GeoAlignError` naming the first missing picture and how many are missing"
     have = {str(f) for d in {Path(s.image).parent for s in samples} if d.is_dir() for f in d.iterdir()}
@@ -44,12 +45,13 @@ def check_pictures(samples: list) -> list:  # the same samples
     if gone: raise GeoAlignError(f'{len(gone):,} of {len(samples):,} pictures are missing, the first is {gone[0]}; unpack the whole set.')
     return samples
 
-# %% ../../nbs/31_sources.ipynb #85f4139d
+# %% ../../nbs/31_sources.ipynb #d222c8d5
 def sentence(text: str) -> str:
     "One tidy sentence: capital letter, one full stop, no blank before it"
     text = ' '.join(str(text).split()).rstrip(' .')
     return text[:1].upper() + text[1:] + '.' if text else ''
 
+# %% ../../nbs/31_sources.ipynb #7e2adbc4
 def join_sentences(texts: list) -> str:
     "Distinct sentences in their order, as running text"
     return ' '.join(dict.fromkeys(t for t in map(sentence, texts) if t))
@@ -65,7 +67,7 @@ def caption_sample(record: dict, folder, source: str) -> Sample:
     return Sample(picture_path(folder, name), brief=sentence(words[0]), detailed=join_sentences(caps), captions=caps,
                   id=f'{source}/{name}', source=source, source_image_id=name)
 
-# %% ../../nbs/31_sources.ipynb #78b7b9c6
+# %% ../../nbs/31_sources.ipynb #4c4e64bd
 def karpathy_captions(
     root,  # folder of the set
     annotations: str,  # JSON file inside `root`
@@ -82,6 +84,7 @@ def karpathy_captions(
     source = source or data.get('dataset') or Path(root).name
     return check_pictures([caption_sample(r, Path(root)/images, source) for r in rows])
 
+# %% ../../nbs/31_sources.ipynb #60d6d51a
 def rsicd(root, split: str = 'train') -> list:
     "RSICD in its official layout: dataset_rsicd.json and RSICD_images/"
     return karpathy_captions(root, 'dataset_rsicd.json', 'RSICD_images', split, 'rsicd')
@@ -105,13 +108,14 @@ def coco_region(
     except GeoAlignError: skipped['no area'] += 1; return None
     return Region(tuple(float(v) for v in box), category=category)
 
-# %% ../../nbs/31_sources.ipynb #67611428
+# %% ../../nbs/31_sources.ipynb #751de064
 def split_names(source: str, split: str) -> set:  # file names of the split
     "File names of a frozen split that ships with the library; raises `GeoAlignError` where there is none"
     lists = read_json(asset(f'splits/{source}.json'))
     if SPLIT_NAMES.get(split, split) not in ('train', 'val'): raise GeoAlignError(f'{source} has no split {split}; choose train, val or all.')
     return set(lists[SPLIT_NAMES.get(split, split)])
 
+# %% ../../nbs/31_sources.ipynb #6230c59b
 def coco_boxes(
     root,  # folder with annotations.json and images/
     split: str = None,  # None or 'all': every picture; 'train' or 'val': the frozen split of `source`
@@ -124,21 +128,25 @@ def coco_boxes(
     names, anns = {c['id']: c['name'] for c in data['categories']}, defaultdict(list)
     for a in data['annotations']: anns[a['image_id']].append(a)
     keep = None if split in (None, 'all') else split_names(source, split)
-    samples = []
+    samples, skipped = {}, Counter() if skipped is None else skipped
     for im in data['images']:
-        if keep is not None and im['file_name'] not in keep: continue
-        regions = [coco_region(a, im['width'], im['height'], names[a['category_id']], skipped) for a in anns[im['id']]]
-        samples.append(Sample(picture_path(Path(root)/'images', im['file_name']), regions=[r for r in regions if r],
-                              id=f'{source}/{im["file_name"]}', source=source, source_image_id=im['file_name']))
-    return check_pictures(samples)
+        name = im['file_name']
+        if keep is not None and name not in keep: continue
+        s = samples.setdefault(name, Sample(picture_path(Path(root)/'images', name), id=f'{source}/{name}', source=source, source_image_id=name))
+        for a in anns[im['id']]:
+            r = coco_region(a, im['width'], im['height'], names[a['category_id']], skipped)
+            if r in s.regions: skipped['repeated'] += 1
+            elif r: s.regions.append(r)
+    return check_pictures(list(samples.values()))
 
-# %% ../../nbs/31_sources.ipynb #d2b6cc04
+# %% ../../nbs/31_sources.ipynb #f62dc28d
 def thumbnails(paths: list, size: int = 64) -> np.ndarray:  # (N, size, size) float32 grey values 0-255
     "Small grey pictures for comparing, aspect ratio given up"
     def one(path):
         with Image.open(path) as im: return np.asarray(im.convert('L').resize((size, size), Image.BOX), np.float32)
     return np.stack([one(p) for p in paths])
 
+# %% ../../nbs/31_sources.ipynb #a2efcf1c
 def dhash(
     grey,  # (N, 64, 64)
     cells: int = 16,  # comparisons per row; cells**2 bits in all
@@ -147,7 +155,7 @@ def dhash(
     small = np.stack([np.asarray(Image.fromarray(g).resize((cells + 1, cells), Image.BOX)) for g in grey])
     return (small[:, :, 1:] > small[:, :, :-1]).reshape(len(grey), -1)
 
-# %% ../../nbs/31_sources.ipynb #cf4aede4
+# %% ../../nbs/31_sources.ipynb #a40ed49b
 def whitened(
     grey,  # (N, S, S)
     cut: float = .3,  # frequencies above this (cycles a pixel) are left out: they carry compression noise
@@ -159,6 +167,7 @@ def whitened(
     k = torch.fft.fftfreq(S)
     return F / (F.abs() + 1e-6) * (torch.hypot(k[:, None], torch.fft.rfftfreq(S)) < cut)
 
+# %% ../../nbs/31_sources.ipynb #32db2021
 def phase_peaks(F) -> tuple:  # peak (N,N), 0-1-like and symmetric; place (N,N), index of the shift of j against i, for j > i
     "Highest phase correlation of every pair and where it is"
     N, S = len(F), F.shape[1]
@@ -182,7 +191,7 @@ def overlap_score(a, b, dy: int, dx: int, least: float = .25) -> float:  # -1..1
             best = max(best, float((A * B).sum() / (np.sqrt((A * A).sum() * (B * B).sum()) + 1e-6)))
     return best
 
-# %% ../../nbs/31_sources.ipynb #c73adc43
+# %% ../../nbs/31_sources.ipynb #ef357368
 def near_duplicates(
     grey,  # (N, 64, 64)
     partners: int = 10,  # strongest phase peaks of each picture whose overlap is measured
@@ -197,6 +206,7 @@ def near_duplicates(
         if score >= .65 or (score >= .45 and peak[i, j] >= .095): pairs.add((i, j))
     return sorted(pairs)
 
+# %% ../../nbs/31_sources.ipynb #c6081247
 def group_pairs(pairs: list, n: int) -> list:  # (n,) group number of each item, the smallest index in its group
     "Union-find: whoever is connected by pairs is one group"
     parent = list(range(n))
@@ -206,7 +216,7 @@ def group_pairs(pairs: list, n: int) -> list:  # (n,) group number of each item,
     for i, j in pairs: a, b = sorted((root(i), root(j))); parent[b] = a
     return [root(i) for i in range(n)]
 
-# %% ../../nbs/31_sources.ipynb #8ba9806b
+# %% ../../nbs/31_sources.ipynb #1cf747d3
 def assign_split(
     names: list,  # (N,) file names
     groups: list,  # (N,) group of each picture
@@ -226,6 +236,7 @@ def assign_split(
             if got + len(members[g]) / 2 <= want: val.update(members[g]); got += len(members[g])
     return {k: sorted(n for i, n in enumerate(names) if (i in val) == (k == 'val')) for k in ('train', 'val')}
 
+# %% ../../nbs/31_sources.ipynb #3f5c5c4c
 def make_split(root, source: str, share: float = .2, seed: int = 0) -> dict:
     "Split of a COCO folder by near-duplicate groups; everything needed to derive it again is in the answer"
     samples = sorted(coco_boxes(root, source=source), key=lambda s: s.source_image_id)

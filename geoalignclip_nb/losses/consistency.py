@@ -9,22 +9,28 @@ __all__ = ['STOP_GRADIENT', 'visual_consistency', 'textual_consistency']
 from ..core import GeoAlignError
 from .contrastive import _nce, full, mean_over_ranks, no_autocast, unit
 
-# %% ../../nbs/22_consistency.ipynb #5bb64882
+# %% ../../nbs/22_consistency.ipynb #4c9a959b
 STOP_GRADIENT = 'none', 'region', 'crop'
 
-def visual_consistency(
-    region,  # (K,D) RoI vectors of the dense map
-    crop,  # (K,D) CLS vectors of the pixel crops
-    stop_gradient='none',  # side that is treated as fixed: 'none', 'region' or 'crop'
-    gather=False,  # True: sum over all ranks / number of regions on all ranks
-):  # 0-dim between 0 and 2; 0 for K = 0
-    "Visual intra-consistency (Eq 4), the mean of 1 - cosine; raises `GeoAlignError` for unpaired shapes"
+def _check(region, crop, stop_gradient):
     if region.shape != crop.shape:
         raise GeoAlignError(f'Regions {tuple(region.shape)} and crops {tuple(crop.shape)} differ; give one crop per region.')
     if stop_gradient not in STOP_GRADIENT:
         raise GeoAlignError(f'stop_gradient={stop_gradient!r} is unknown; use one of {", ".join(STOP_GRADIENT)}.')
+
+# %% ../../nbs/22_consistency.ipynb #a86fedf3
+def visual_consistency(
+    region,  # (K,D) RoI vectors of the dense map
+    crop,  # (K,D) CLS vectors of the pixel crops
+    stop_gradient='none',  # the side that is held still: 'none', 'region' or 'crop'
+    gather=False,  # True: sum over all ranks / number of regions on all ranks
+):  # 0-dim between 0 and 2; 0 for K = 0
+    "Visual intra-consistency (Eq 4), the mean of 1 - cosine; raises `GeoAlignError` for unpaired shapes"
+    _check(region, crop, stop_gradient)
+    if stop_gradient == 'region': region = region.detach()
+    if stop_gradient == 'crop': crop = crop.detach()
     with no_autocast(region):
-        r, c = map(unit, full(region.detach() if stop_gradient == 'region' else region, crop.detach() if stop_gradient == 'crop' else crop))
+        r, c = map(unit, full(region, crop))
         return mean_over_ranks((1 - (r * c).sum(-1)).sum(), len(r), gather)
 
 # %% ../../nbs/22_consistency.ipynb #d987e5b7

@@ -23,7 +23,7 @@ def unit(x):
     n = x.norm(dim=-1, keepdim=True)
     return x / n.masked_fill(n < 1e-6, 1)
 
-# %% ../../nbs/20_contrastive.ipynb #9d50c790
+# %% ../../nbs/20_contrastive.ipynb #d9b12f24
 MAX_LOG_SCALE = math.log(100)
 
 class _Clamp(torch.autograd.Function):
@@ -39,7 +39,7 @@ class _Clamp(torch.autograd.Function):
 
 def as_scale(log_scale, like):
     "exp(log_scale), at most 100, with the precision and device of `like`; a plain number is fine too"
-    return _Clamp.apply(torch.as_tensor(log_scale, device=like.device).to(like.dtype)).exp()
+    return _Clamp.apply(torch.as_tensor(log_scale, dtype=like.dtype, device=like.device)).exp()
 
 # %% ../../nbs/20_contrastive.ipynb #91fcc698
 def full(*xs):
@@ -51,7 +51,7 @@ def no_autocast(x):
     "A context in which matrix products on the device of `x` keep full precision"
     return torch.autocast(device_type=x.device.type, enabled=False)
 
-# %% ../../nbs/20_contrastive.ipynb #9470edc4
+# %% ../../nbs/20_contrastive.ipynb #8b496123
 DUPLICATES = 'mask', 'multi_positive', 'none'
 
 def _same(rows_id, cols_id, duplicates):
@@ -67,6 +67,7 @@ def _logits(a, b, scale, same, start, duplicates):
     others[i, start + i] = False
     return logits.masked_fill(others, -math.inf)
 
+# %% ../../nbs/20_contrastive.ipynb #f1fe2ea2
 def rows(a, b, scale, rows_id=None, cols_id=None, start=0, duplicates='mask'):
     "Sum over the rows of unit `a` (n,D) of -log softmax against all unit `b` (N,D); the partner of row i is column start + i"
     same = _same(rows_id, cols_id, duplicates)
@@ -75,12 +76,13 @@ def rows(a, b, scale, rows_id=None, cols_id=None, start=0, duplicates='mask'):
     else: good = logits.diagonal(offset=start)[:len(a)]
     return (logits.logsumexp(1) - good).sum()
 
-# %% ../../nbs/20_contrastive.ipynb #a0eea501
+# %% ../../nbs/20_contrastive.ipynb #27430538
 def ranks():
     "(rank, number of ranks); (0, 1) where no process group runs"
     on = dist.is_available() and dist.is_initialized()
     return (dist.get_rank(), dist.get_world_size()) if on else (0, 1)
 
+# %% ../../nbs/20_contrastive.ipynb #867479f7
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, sizes, rank):
@@ -98,7 +100,6 @@ class _Gather(torch.autograd.Function):
         dist.all_reduce(g)  # what every rank's loss asks of my rows
         return g[ctx.start:ctx.start + ctx.n], None, None
 
-# %% ../../nbs/20_contrastive.ipynb #10ef5c99
 def _gather(x):
     "(rows of all ranks in rank order, index of my first row)"
     rank, world = ranks()
@@ -111,6 +112,7 @@ def _gather(x):
         x = x.detach().requires_grad_()  # every rank needs the backward exchange
     return (_Gather.apply(x, sizes, rank) if sum(sizes) else x), sum(sizes[:rank])
 
+# %% ../../nbs/20_contrastive.ipynb #666cdf93
 def gather_with_grad(
     x,  # (n,...) float or integer; n may differ between ranks and may be 0
 ):  # (N,...), the rows of all ranks in rank order
@@ -132,15 +134,16 @@ def mean_over_ranks(
     value, mine = both[0] / both[1].clamp(min=1), total * world / both[1].clamp(min=1)
     return value + (mine - mine.detach())  # the second part is exactly 0 and carries the gradient
 
-# %% ../../nbs/20_contrastive.ipynb #41d19656
-_Pairs = namedtuple('_Pairs', 'a b all_a all_b scale ids all_ids start')
-
+# %% ../../nbs/20_contrastive.ipynb #cf0e077f
 def _check(a, b, ids, duplicates):
     if a.ndim != 2 or a.shape != b.shape:
         raise GeoAlignError(f'The two sides have shapes {tuple(a.shape)} and {tuple(b.shape)}; give two (N,D) tensors of paired rows.')
     if duplicates not in DUPLICATES: raise GeoAlignError(f'duplicates={duplicates!r} is unknown; use one of {", ".join(DUPLICATES)}.')
     if ids is not None and ids.shape != a.shape[:1]:
         raise GeoAlignError(f'There are {len(ids)} ids for {len(a)} pairs; give one integer per pair.')
+
+# %% ../../nbs/20_contrastive.ipynb #20375a95
+_Pairs = namedtuple('_Pairs', 'a b all_a all_b scale ids all_ids start')
 
 def _pairs(a, b, log_scale, ids, duplicates, gather):
     "Everything `rows` needs in both directions"
@@ -150,7 +153,8 @@ def _pairs(a, b, log_scale, ids, duplicates, gather):
     both, start = _gather(torch.cat([a, b], 1)) if gather else (torch.cat([a, b], 1), 0)
     if not gather or ranks()[1] == 1: return _Pairs(a, b, a, b, as_scale(log_scale, a), ids, ids, 0)
     all_a, all_b = both.split(a.shape[1], 1)
-    return _Pairs(a, b, all_a, all_b, as_scale(log_scale, a), ids, None if ids is None else gather_with_grad(ids), start)
+    if ids is None: ids = -1 - start - torch.arange(len(a), device=a.device)  # all different; every rank exchanges ids, whoever has none
+    return _Pairs(a, b, all_a, all_b, as_scale(log_scale, a), ids, gather_with_grad(ids), start)
 
 # %% ../../nbs/20_contrastive.ipynb #4033538a
 def info_nce(
@@ -168,7 +172,7 @@ def info_nce(
         total = total + rows(p.b, p.all_a, p.scale, p.ids, p.all_ids, p.start, duplicates)
         return mean_over_ranks(total / 2, len(a), gather)
 
-# %% ../../nbs/20_contrastive.ipynb #c3fe113d
+# %% ../../nbs/20_contrastive.ipynb #e7a83b81
 def _strips(n, chunk):
     return [slice(i, min(i + chunk, n)) for i in range(0, n, chunk)]
 
@@ -176,11 +180,12 @@ def _error(a, b, scale, same, start, duplicates):
     "softmax - target, (n,N), and the cosines"
     cos = a @ b.T
     p = _logits(a, b, scale, same, start, duplicates).softmax(1)
-    if same is not None and duplicates == 'multi_positive': return p.sub_(same / same.sum(1, keepdim=True)), cos
+    if same is not None and duplicates == 'multi_positive': return p.sub_(same.to(p.dtype) / same.sum(1, keepdim=True)), cos
     i = torch.arange(len(a), device=a.device)
     p[i, start + i] -= 1
     return p, cos
 
+# %% ../../nbs/20_contrastive.ipynb #3bdbeb96
 class _ChunkedRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, a, b, scale, rows_id, cols_id, start, duplicates, chunk):
@@ -225,7 +230,7 @@ def rpa_loss(region, region_text, log_scale, region_text_id=None, duplicates='ma
     "Eq 2, region-phrase alignment: region vectors (K,D) and their texts (K,D); K = 0 gives 0"
     return _nce(chunk)(region, region_text, log_scale, ids=region_text_id, duplicates=duplicates, gather=gather)
 
-# %% ../../nbs/20_contrastive.ipynb #fb2429db
+# %% ../../nbs/20_contrastive.ipynb #05bfb1c3
 def check_loss(
     fn,  # fn(a (K,D), b (K,D)) -> 0-dim
     k=6, width=8, seed=0,
@@ -241,6 +246,5 @@ def check_loss(
         grads = torch.autograd.grad(loss, (a, b), allow_unused=True, materialize_grads=True)
         assert all(x.isfinite().all() for x in grads), f'{n} items of {dtype}: a gradient is not finite'
         if n == k: assert all(x.abs().sum() > 0 for x in grads), 'an input gets no gradient'
-    a, b = make(k, torch.float64)
-    order = torch.randperm(k, generator=g)
+    a, b, order = *make(k, torch.float64), torch.randperm(k, generator=g)
     torch.testing.assert_close(fn(a[order], b[order]), fn(a, b), rtol=1e-9, atol=1e-12)

@@ -11,11 +11,12 @@ import torch
 from ..core import GeoAlignError
 from .contrastive import as_scale, full, mean_over_ranks, no_autocast, unit
 
-# %% ../../nbs/21_hard_negative.ipynb #d2a727a8
+# %% ../../nbs/21_hard_negative.ipynb #c629a08a
 def margins(region, positive, negative, owner, scale):
-    "(M,) logits of each negative minus that of its region's positive, from unit vectors"
+    "(M,) logit of each negative minus that of its region's positive, from unit vectors"
     return scale * ((region[owner] * negative).sum(-1) - (region * positive).sum(-1)[owner])
 
+# %% ../../nbs/21_hard_negative.ipynb #83ec61ff
 def ragged_softplus(
     d,  # (M,) differences
     owner,  # (M,) the group of each
@@ -26,7 +27,7 @@ def ragged_softplus(
     total = (-top).exp().index_add(0, owner, (d - top[owner]).exp())
     return top + total.log()
 
-# %% ../../nbs/21_hard_negative.ipynb #cb1c917f
+# %% ../../nbs/21_hard_negative.ipynb #94b08ffb
 DIVIDE = 'with_negatives', 'all'
 
 def _check(region, positive, negative, owner, divide):
@@ -38,6 +39,7 @@ def _check(region, positive, negative, owner, divide):
         raise GeoAlignError(f'An owner lies outside 0 to {len(region) - 1}; give the index of a region of this batch.')
     if divide not in DIVIDE: raise GeoAlignError(f'divide={divide!r} is unknown; use one of {", ".join(DIVIDE)}.')
 
+# %% ../../nbs/21_hard_negative.ipynb #f0130550
 def hard_negative_loss(
     region,  # (K,D) region vectors
     positive,  # (K,D) their texts
@@ -51,7 +53,6 @@ def hard_negative_loss(
     _check(region, positive, negative, owner, divide)
     with no_autocast(region):
         r, p, n = map(unit, full(region, positive, negative))
-        d = margins(r, p, n, owner, as_scale(log_scale, r))
-        loss = ragged_softplus(d, owner, len(r))
+        loss = ragged_softplus(margins(r, p, n, owner, as_scale(log_scale, r)), owner, len(r))
         count = len(r) if divide == 'all' else torch.bincount(owner, minlength=len(r)).count_nonzero()
         return mean_over_ranks(loss.sum(), count, gather)

@@ -25,12 +25,15 @@ def read_weights(weights):
             raise GeoAlignError(f'Weight {k!r} is {v!r}; give a number of at least 0.')
     return {**WEIGHTS, **{k: float(v) for k, v in given.items()}}
 
-# %% ../../nbs/23_objective.ipynb #d2db80b7
+# %% ../../nbs/23_objective.ipynb #88e0be6f
 def active_parts(stage, rpa, hna, vic, htc):
     "Names of the terms that are on: Stage I is the global term alone; in Stage II it gives way to HTC, which holds it"
     if stage not in (1, 2): raise GeoAlignError(f'stage={stage!r} is unknown; use 1 or 2.')
+    switches = dict(rpa=rpa, hna=hna, vic=vic, htc=htc)
+    for k, on in switches.items():
+        if on not in (True, False): raise GeoAlignError(f'{k}={on!r} is not a switch; use True or False.')
     if stage == 1: return ('global',)
-    return (() if htc else ('global',)) + tuple(k for k, on in dict(rpa=rpa, hna=hna, vic=vic, htc=htc).items() if on)
+    return (() if htc else ('global',)) + tuple(k for k, on in switches.items() if on)
 
 # %% ../../nbs/23_objective.ipynb #b64d33b8
 def take(out, part, *names):
@@ -45,7 +48,7 @@ def take_regions(out, part, *names):
     image, = take(out, part, 'image')
     return [image[:0]] * len(names)
 
-# %% ../../nbs/23_objective.ipynb #f51be8cb
+# %% ../../nbs/23_objective.ipynb #f319dd79
 def _global(o, out):
     image, brief, scale = take(out, 'global', 'image', 'brief', 'log_scale')
     return global_loss(image, brief, scale, out.get('brief_id'), **o.options)
@@ -54,6 +57,7 @@ def _rpa(o, out):
     region, text = take_regions(out, 'rpa', 'region', 'region_text')
     return rpa_loss(region, text, o.scale(out, 'rpa'), out.get('region_text_id'), **o.options)
 
+# %% ../../nbs/23_objective.ipynb #44fec2a5
 def _hna(o, out):
     region, text = take_regions(out, 'hna', 'region', 'region_text')
     negative, owner = out.get('negative'), out.get('negative_owner')
@@ -61,6 +65,7 @@ def _hna(o, out):
     if owner is None: owner = torch.zeros(0, dtype=torch.long, device=region.device)
     return hard_negative_loss(region, text, negative, owner, o.scale(out, 'hna'), o.divide, o.gather)
 
+# %% ../../nbs/23_objective.ipynb #2c6d9a61
 def _vic(o, out):
     return visual_consistency(*take_regions(out, 'vic', 'region', 'crop'), o.stop_gradient, o.gather)
 
@@ -70,11 +75,12 @@ def _htc(o, out):
 
 TERMS = {'global': _global, 'rpa': _rpa, 'hna': _hna, 'vic': _vic, 'htc': _htc}
 
-# %% ../../nbs/23_objective.ipynb #c5cbd2e5
+# %% ../../nbs/23_objective.ipynb #5805c645
 def _one_of(name, value, allowed):
     if value not in allowed: raise GeoAlignError(f'{name}={value!r} is unknown; use one of {", ".join(map(str, allowed))}.')
     return value
 
+# %% ../../nbs/23_objective.ipynb #4edaa1d6
 class Objective:
     "Eq 5: call it with the model's output as keywords, get the named parts (unweighted) and their weighted sum `total`"
     def __init__(self,

@@ -1,0 +1,115 @@
+"Training: presets, resume, refusal, logs"
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from geoalignclip_nb.core import GeoAlignError, assets_dir
+from geoalignclip_nb.data.loader import LoaderSettings, Loader, Pictures, open_source
+from geoalignclip_nb.losses.objective import Objective
+from geoalignclip_nb.model import GeoAlignCLIP
+from geoalignclip_nb.train import engine
+
+
+@pytest.fixture(scope='module')
+def pictures(): return Pictures(open_source('scenes:8'), side=96)
+
+
+def loader_for(model, pictures, **settings):
+    s = LoaderSettings(**(dict(size=64, crop_size=32, regions=True, detailed=True, max_negatives=2) | settings))
+    return Loader([pictures], model.tokenizer, s, 4, model.preprocess.mean, model.preprocess.std)
+
+
+@pytest.mark.parametrize('path', sorted((assets_dir()/'presets').glob('*.toml')), ids=lambda p: p.stem)
+def test_every_preset_loads_and_makes_one_step(path, pictures):
+    preset = engine.load_preset(path.stem)
+    model = GeoAlignCLIP.create(preset.model)
+    for stage, part in ((1, preset.stage1), (2, preset.stage2)):
+        loader = loader_for(model, pictures, regions=stage == 2, detailed=stage == 2, max_regions=part.max_regions, background=part.background)
+        values = engine.train_step(model, loader.batch(0, 0), engine.stage_objective(part, stage), engine.make_optimizer(model, part), part.lr, precision=preset.precision)
+        assert all(math.isfinite(v) for v in values.values())
+
+
+def test_a_loss_that_is_not_finite_leaves_the_weights(pictures):
+    model = GeoAlignCLIP.create('geoalign-tiny')
+    batch = loader_for(model, pictures).batch(0, 0)
+    batch['images'][0, 0, 0, 0] = float('nan')
+    before = model.clip.visual.proj.detach().clone()
+    with pytest.raises(GeoAlignError, match='not finite'):
+        engine.train_step(model, batch, Objective(stage=2), engine.make_optimizer(model, engine.StageSettings()), 1e-3)
+    assert torch.equal(before, model.clip.visual.proj)
+
+
+def test_temperatures_learn_under_bf16(pictures):
+    model = GeoAlignCLIP.create('geoalign-tiny')
+    optimizer, loader = engine.make_optimizer(model, engine.StageSettings()), loader_for(model, pictures)
+    before = [float(p) for p in (model.clip.logit_scale, model.log_scale_rpa, model.log_scale_hna)]
+    for step in range(2): engine.train_step(model, loader.batch(0, step), Objective(stage=2), optimizer, 1e-4)
+    after = [float(p) for p in (model.clip.logit_scale, model.log_scale_rpa, model.log_scale_hna)]
+    assert all(a != b for a, b in zip(after, before)) and model.log_scale_rpa.dtype == torch.float32
+
+
+def test_scales_are_clamped():
+    model = GeoAlignCLIP.create('geoalign-tiny')
+    with torch.no_grad(): model.log_scale_rpa.fill_(9.)
+    engine.clamp_scales(model)
+    assert abs(float(model.log_scale_rpa.detach().exp()) - 100) < 1e-3
+
+
+def test_kill_9_then_the_same_command(tmp_path):
+    "A real process, really killed, continued by the same call: the log equals the uninterrupted one"
+    code = "import sys; from geoalignclip_nb.train.engine import train_preset; train_preset('debug', dict(precision='fp32', checkpoint_steps='1'), out=sys.argv[1], quiet=True)"
+    env = os.environ | dict(OMP_NUM_THREADS='1')
+    run = lambda name: [sys.executable, '-c', code, str(tmp_path/name)]
+    subprocess.run(run('whole'), check=True, env=env, capture_output=True)
+    rows = lambda name: [r['total'] for r in engine.Log(tmp_path/name/'log.jsonl').read() if 'total' in r]
+    process = subprocess.Popen(run('killed'), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    limit = time.time() + 120
+    while len(rows('killed')) < 2 and time.time() < limit and process.poll() is None: time.sleep(.02)
+    process.send_signal(signal.SIGKILL); process.wait()
+    assert process.returncode == -signal.SIGKILL, 'the run ended before it could be killed'
+    subprocess.run(run('killed'), check=True, env=env, capture_output=True)
+    assert rows('killed') == rows('whole')
+    assert GeoAlignCLIP.from_pretrained(tmp_path/'killed'/'model').trained
+
+
+def test_other_settings_are_refused_and_nothing_is_lost(tmp_path):
+    engine.train_preset('debug', out=tmp_path, quiet=True)
+    before = (tmp_path/'latest.pt').read_bytes()
+    with pytest.raises(GeoAlignError, match='other settings'): engine.train_preset('debug', dict(seed='5'), out=tmp_path, quiet=True)
+    assert (tmp_path/'latest.pt').read_bytes() == before
+
+
+def test_log_survives_a_line_cut_in_half(tmp_path):
+    log = engine.Log(tmp_path/'log.jsonl')
+    log.add(stage=1, step=1, total=2.)
+    with log.path.open('a') as f: f.write('{"stage": 1, "st')
+    assert [r['step'] for r in log.read()] == [1]
+
+
+def test_model_card_holds_only_logged_numbers():
+    preset = engine.load_preset('debug')
+    card = engine.model_card(preset, [dict(stage=1, step=1, total=1., seconds=3600., images=8, regions=0)], 10)
+    assert '1 steps of 8 pictures' in card and '1.00 h of steps' in card and 'Stage 2' not in card.split('## Settings')[0]
+
+
+def test_real_captions_reach_the_loader(real_data):
+    pictures = Pictures(open_source('ucm:val')[:6], side=96)
+    assert len(pictures) == 6 and all(len(s.captions) == 5 for s in pictures.samples)
+
+
+def test_bad_overrides_name_the_nearest_setting():
+    with pytest.raises(GeoAlignError, match="stage2.batch_size"): engine.load_preset('tiny', {'stage2.batchsize': '3'})
+    with pytest.raises(GeoAlignError, match='no int'): engine.load_preset('tiny', {'seed': 'x'})
+    with pytest.raises(GeoAlignError, match='debug, tiny'): engine.load_preset('nothing')
+
+
+def test_settings_are_json(tmp_path):
+    engine.train_preset('debug', out=tmp_path, quiet=True)
+    assert json.loads((tmp_path/'settings.json').read_text())['stage1']['batch_size'] == 8

@@ -1,0 +1,359 @@
+"""Grounding: the three methods against their definitions, a model that is left as it was, and a door that takes anything."""
+import hashlib
+import json
+import math
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings, strategies as st
+from PIL import Image
+
+from geoalignclip_nb.core import GeoAlignError, asset, to_pixels
+from geoalignclip_nb.ground import (METHODS, RESULTS, Method, block_inputs, centre_map, cosine_scale, cover, energy_in_box, gradcam, ground,
+                                    last_norm, legrad, on_picture, peak, pointing_hit, similarity, to_grid, visible_attention)
+from geoalignclip_nb.model import GeoAlignCLIP
+
+PHRASES = ['white plane', 'tennis court']
+quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+
+def noise(width=96, height=64, seed=0): return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope='module')
+def model(): return GeoAlignCLIP.create('geoalign-tiny')
+
+
+@pytest.fixture(scope='module')
+def asked(model):
+    with torch.no_grad(): return model.to_tensor([noise()]), model.encode_text(PHRASES)
+
+
+def test_similarity_is_the_cosine_of_every_cell(model, asked):
+    images, text = asked
+    maps = similarity(model, images, text)
+    with torch.no_grad(): dense = model.dense(images)[0]
+    for p, y, x in [(0, 0, 0), (1, 3, 5), (0, 7, 2)]:
+        assert maps[p, y, x] == pytest.approx(float(F.cosine_similarity(dense[:, y, x], text[p], dim=0)), abs=1e-5)
+
+
+def test_similarity_needs_one_image_pass(model):
+    calls = []
+    hook = model.clip.visual.transformer.resblocks[0].register_forward_hook(lambda *a: calls.append(1))
+    try: ground(model, noise(), ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'])
+    finally: hook.remove()
+    assert len(calls) == 1
+
+
+def test_gradcam_without_the_package(model, asked):
+    images, text = asked
+    (layer, prefix), tokens = last_norm(model.clip.visual), []
+    hook = layer.register_forward_hook(lambda m, a, out: tokens.append(out) or out)
+    try: cosines = model.encode_image(images) @ text.T
+    finally: hook.remove()
+    maps = gradcam(model, images, text)
+    for p in range(len(text)):
+        slope = torch.autograd.grad(cosines[0, p], tokens[0], retain_graph=True)[0]
+        weights = to_grid(slope, prefix).mean((2, 3), keepdim=True)
+        torch.testing.assert_close(maps[p], (weights * to_grid(tokens[0], prefix)).sum(1)[0].relu().detach(), atol=1e-7, rtol=1e-3)
+
+
+def test_written_out_attention_is_open_clips(model, asked):
+    for block, x in block_inputs(model, asked[0], 3):
+        with torch.no_grad(): expected = block(x)
+        with visible_attention(block) as kept: seen = block(x)
+        torch.testing.assert_close(seen.detach(), expected, atol=1e-5, rtol=1e-4)
+        assert kept[0].shape[2:] == (x.shape[1],) * 2
+
+
+def test_legrad_slopes_by_hand(model, asked):
+    "The gradient with respect to single attention weights equals what nudging them does"
+    images, text = asked
+    visual, model = model.clip.visual.double(), model
+    try:
+        (block, x), = block_inputs(model, images.double(), 1)
+        a = block.attn
+
+        def cosine(weights):
+            v = F.linear(block.ln_1(x), a.in_proj_weight, a.in_proj_bias).unflatten(-1, (3, a.num_heads, -1)).permute(2, 0, 3, 1, 4)[2]
+            h = x + a.out_proj((weights @ v).transpose(1, 2).flatten(2))
+            out = h + block.mlp(block.ln_2(h))
+            return F.normalize(visual.ln_post(out.mean(1)) @ visual.proj, dim=-1)[0] @ text[0].double()
+        with visible_attention(block) as kept: block(x)
+        slope = torch.autograd.grad(cosine(kept[0]), kept[0])[0]
+        for h, q, k in [(0, 5, 9), (2, 0, 1), (4, 60, 64)]:
+            step = torch.zeros_like(kept[0]); step[0, h, q, k] = 1e-3
+            with torch.no_grad(): nudged = (cosine(kept[0] + step) - cosine(kept[0] - step)) / 2e-3
+            assert float(slope[0, h, q, k]) == pytest.approx(float(nudged), rel=1e-3, abs=1e-12)
+        by_hand = slope.relu().mean((1, 2))[0, 1:].reshape(8, 8)
+    finally: visual.float()
+    torch.testing.assert_close(legrad(model, images, text, last=1)[0], by_hand.float(), atol=1e-8, rtol=1e-3)
+
+
+def test_legrad_layers_add_up(model, asked):
+    one, two = legrad(model, *asked, last=1), legrad(model, *asked, last=2)
+    assert (two >= one - 1e-9).all() and not torch.equal(one, two)
+
+
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('fails', [False, True])
+def test_the_model_is_left_as_it_was(method, fails):
+    model = GeoAlignCLIP.create('geoalign-tiny').train()
+    frozen = model.clip.visual.conv1.weight.requires_grad_(False)
+    model.log_scale_rpa.grad = torch.tensor(3.)
+    model.clip.visual.ln_post.weight.grad = grad = torch.ones_like(model.clip.visual.ln_post.weight)
+    model.clip.visual.ln_pre.eval()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+
+    def books():
+        return [(n, m.training, sorted(m.__dict__), len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for n, m in model.named_modules()]
+    before = books()
+    if fails:
+        hook = model.clip.visual.transformer.resblocks[-1].mlp.register_forward_pre_hook(lambda *a: 1 / 0)
+        if method == 'similarity': hook.remove(); hook = model.clip.visual.ln_post.register_forward_pre_hook(lambda *a: 1 / 0)
+        with pytest.raises(ZeroDivisionError): ground(model, noise(), PHRASES, method=method)
+        hook.remove()
+    else: ground(model, noise(), PHRASES, method=method)
+    assert books() == before
+    assert not frozen.requires_grad and model.clip.visual.proj.requires_grad
+    assert model.log_scale_rpa.grad == 3 and model.clip.visual.ln_post.weight.grad is grad and bool((grad == 1).all())
+    assert model.clip.visual.proj.grad is None
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+def test_visible_attention_gives_back_an_earlier_replacement(model):
+    block = model.clip.visual.transformer.resblocks[0]
+    mine = block.attention
+    block.attention = mine
+    with pytest.raises(RuntimeError):
+        with visible_attention(block): raise RuntimeError
+    assert block.__dict__['attention'] is mine
+    del block.attention
+
+
+def test_many_visitors_at_once(model):
+    "Methods hook into the model; threads must not see each other's hooks"
+    expected = {m: ground(model, noise(), PHRASES, method=m).maps for m in METHODS}
+    faults = []
+
+    def visit(method):
+        try: np.testing.assert_allclose(ground(model, noise(), PHRASES, method=method).maps, expected[method], atol=1e-5)
+        except Exception as e: faults.append(e)
+    threads = [threading.Thread(target=visit, args=(m,)) for m in list(METHODS) * 2]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    assert not faults
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_works_where_gradients_are_switched_off(model, method):
+    expected = ground(model, noise(), PHRASES, method=method).maps
+    with torch.no_grad(): np.testing.assert_allclose(ground(model, noise(), PHRASES, method=method).maps, expected, atol=1e-6)
+    with torch.inference_mode(): np.testing.assert_allclose(ground(model, noise(), PHRASES, method=method).maps, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_another_size(model, method):
+    r = ground(model, noise(), PHRASES, method=method, size=192)
+    assert r.maps.shape == (2, 12, 12) and r.size == 192 and model.preprocess.size == 128
+
+
+@pytest.mark.parametrize('size', [100, 0, -16, 3.5, 10**6, '128'])
+def test_impossible_size(model, size):
+    with pytest.raises(GeoAlignError): ground(model, noise(), PHRASES, size=size)
+
+
+@pytest.mark.parametrize('mode', ['squash', 'longest', 'shortest'])
+@pytest.mark.parametrize('shape', [(96, 64), (64, 96), (80, 80)])
+def test_maps_span_exactly_the_picture(mode, shape):
+    "A method that answers with the place in the frame: read at a place of the picture, it must give that place's position in the frame"
+    model = GeoAlignCLIP.create('geoalign-tiny', mode=mode)
+    place = (torch.arange(8.) + .5) / 8 * 128
+    METHODS['place'] = Method(lambda m, images, text: torch.stack([place.expand(8, 8), place[:, None].expand(8, 8)]) / 1000, 'cosine')
+    try: maps = ground(model, noise(*shape), PHRASES, method='place').maps * 1000
+    finally: del METHODS['place']
+    x1, y1, x2, y2 = model.preprocess.frame(*shape)
+    rows, cols = maps.shape[1:]
+    assert rows == round((y2 - y1) / 16) and cols == round((x2 - x1) / 16)
+    for axis, n, low, high in ((0, cols, x1, x2), (1, rows, y1, y2)):
+        expected = low + (np.arange(n) + .5) / n * (high - low)
+        seen = (expected >= 0) & (expected <= 128)
+        got = maps[0][rows // 2] if axis == 0 else maps[1][:, cols // 2]
+        np.testing.assert_allclose(got[seen], expected[seen].clip(8, 120), atol=1e-3)
+
+
+def test_scores_are_cosines_of_region_vectors(model):
+    image, boxes = noise(), [(.1, .1, .5, .6), (0, 0, 1, 1)]
+    r = ground(model, image, PHRASES, boxes=boxes)
+    rows = [[0, *b] for b in model.preprocess.to_frame(boxes, *image.size)]
+    with torch.no_grad(): expected = model.encode_regions([image], rows) @ model.encode_text(PHRASES).T
+    np.testing.assert_allclose(r.scores, expected, atol=1e-5)
+    assert ground(model, image, PHRASES).scores.shape == (0, 2) and ground(model, image, PHRASES).boxes is None
+    assert ground(model, image, PHRASES, boxes=[]).scores.shape == (0, 2)
+
+
+def test_the_dictionary_speaks_pixels(model, tmp_path):
+    image = noise(200, 100)
+    r = ground(model, image, PHRASES, boxes=[(.1, .2, .5, .6)])
+    d = json.loads(json.dumps(r.to_dict(), allow_nan=False))
+    assert d['boxes'] == [[20, 20, 100, 60]] and d['kind'] == 'cosine' and d['model'] == 'geoalign-tiny' and d['phrases'] == PHRASES
+    for m, heat in zip(d['maps'], r.maps):
+        y, x = np.unravel_index(heat.argmax(), heat.shape)
+        assert m['peak'] == pytest.approx([(x + .5) * 25, (y + .5) * 12.5]) and m['maximum'] == pytest.approx(heat.max(), abs=1e-5)
+    r.save_png(tmp_path/'a.png')
+    assert Image.open(tmp_path/'a.png').size[0] > 200 and [p.name for p in tmp_path.iterdir()] == ['a.png']
+    assert 'white plane' in r._repr_markdown_()
+    with pytest.raises(GeoAlignError): r.save_png(tmp_path/'nowhere'/'a.png')
+
+
+def test_relevance_of_nothing_is_told(model):
+    METHODS['nothing'] = Method(lambda m, images, text: torch.stack([torch.ones(8, 8), torch.zeros(8, 8)]), 'relevance')
+    METHODS['broken'] = Method(lambda m, images, text: torch.full((2, 8, 8), float('nan')), 'relevance')
+    try:
+        r = ground(model, noise(), PHRASES, method='nothing')
+        with pytest.raises(GeoAlignError, match='NaN'): ground(model, noise(), PHRASES, method='broken')
+    finally: del METHODS['nothing'], METHODS['broken']
+    assert len(r.warnings) == 1 and 'tennis court' in r.warnings[0] and r.to_dict()['warnings'] == r.warnings and np.isfinite(r.maps).all()
+
+
+# --- the door takes anything -------------------------------------------------------------------------------------------
+
+def sound(result):
+    assert np.isfinite(result.maps).all() and np.isfinite(result.scores).all() and result.maps.ndim == 3 and result.maps.size
+    low, high = (-1, 1) if result.kind == 'cosine' else (0, 1)
+    assert result.maps.min() >= low and result.maps.max() <= high + 1e-6 and np.abs(result.scores).max(initial=0) <= 1 + 1e-5
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+odd = st.one_of(st.text(max_size=40), st.sampled_from(['', ' ', '\x00\x07', '\u200b', 'a' * 10_000, 'a' * 10_001, 'plane ' * 1600, '🛩️🏟️', 'ü' * 500, '\ud800', '飞机', 'a;b\nc', '<|endoftext|>']))
+
+
+@quick
+@given(st.one_of(st.lists(odd, max_size=4), odd, st.lists(st.one_of(st.integers(), st.none()), min_size=1, max_size=2)))
+def test_any_phrases(model, phrases):
+    try: sound(ground(model, noise(), phrases))
+    except GeoAlignError as e: assert str(e).strip().endswith('.')
+
+
+number = st.one_of(st.floats(-2, 3), st.floats(0, 1), st.floats(allow_nan=True, allow_infinity=True), st.sampled_from([0, 1, 1e-12, 1 - 1e-12, 1e300]))
+
+
+@quick
+@given(st.lists(st.tuples(number, number, number, number), max_size=3))
+def test_any_boxes(model, boxes):
+    try: sound(ground(model, noise(), ['plane'], boxes=boxes))
+    except GeoAlignError as e: assert str(e).strip().endswith('.')
+
+
+@pytest.mark.parametrize('boxes', ['a,b', [('a', 'b', 'c', 'd')], [(0, 0, 1)], [None], 7, {'x': 1}, [[0, 0, 1, 1], [0, 0]]])
+def test_boxes_that_are_none(model, boxes):
+    with pytest.raises(GeoAlignError): ground(model, noise(), ['plane'], boxes=boxes)
+
+
+@quick
+@given(st.integers(1, 400), st.integers(1, 400), st.sampled_from(['RGB', 'L', 'RGBA', 'P', '1', 'I;16', 'F']), st.sampled_from(['squash', 'longest', 'shortest']))
+def test_any_picture(width, height, kind, mode):
+    model = GeoAlignCLIP.create('geoalign-tiny', mode=mode) if mode not in MODELS else MODELS[mode]
+    MODELS[mode] = model
+    try: sound(ground(model, Image.new(kind, (width, height), 1), ['plane'], boxes=[(0, 0, 1, 1)]))
+    except GeoAlignError as e: assert str(e).strip().endswith('.')
+
+
+MODELS = {}
+
+
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('shape', [(1, 1), (1, 5000), (5000, 1), (2, 3)])
+@pytest.mark.parametrize('mode', ['squash', 'longest', 'shortest'])
+def test_extreme_shapes(method, shape, mode, tmp_path):
+    model = MODELS.setdefault(mode, GeoAlignCLIP.create('geoalign-tiny', mode=mode))
+    r = ground(model, Image.new('RGB', shape, (90, 120, 60)), PHRASES, method=method)
+    sound(r)
+    if method == 'similarity' and mode == 'squash': r.save_png(tmp_path/'a.png')
+
+
+@pytest.mark.parametrize('image', ['nowhere.png', np.zeros((0, 3)), np.zeros((4, 4, 3, 2)), np.full((8, 8), np.nan)])
+def test_pictures_that_are_none(model, image):
+    try: sound(ground(model, image, PHRASES))
+    except GeoAlignError as e: assert str(e).strip().endswith('.')
+
+
+def test_unknown_method(model):
+    with pytest.raises(GeoAlignError, match='similarity, gradcam, legrad'): ground(model, noise(), PHRASES, method='magic')
+
+
+# --- metrics ------------------------------------------------------------------------------------------------------------
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 1000))
+def test_pointing_by_counting(rows, cols, seed):
+    rng = np.random.default_rng(seed)
+    heat, box = rng.random((rows, cols)), np.sort(rng.random((2, 2)), 0).ravel()
+    best, at = -1., None
+    for y in range(rows):
+        for x in range(cols):
+            if heat[y, x] > best: best, at = heat[y, x], ((x + .5) / cols, (y + .5) / rows)
+    assert peak(heat) == pytest.approx(at)
+    assert pointing_hit(heat, [box]) == (box[0] <= at[0] <= box[2] and box[1] <= at[1] <= box[3])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000))
+def test_energy(seed):
+    rng = np.random.default_rng(seed)
+    heat, a, b = rng.normal(size=(7, 5)), np.sort(rng.random((2, 2)), 0).ravel(), np.sort(rng.random((2, 2)), 0).ravel()
+    inside = energy_in_box(heat, [a])
+    assert 0 <= inside <= 1 and energy_in_box(heat, [a, b]) >= inside - 1e-9
+    assert energy_in_box(heat, [(0, 0, 1, 1)]) == pytest.approx(1) and energy_in_box(heat, []) == 0
+    assert energy_in_box(3 * heat, [a]) == pytest.approx(inside, abs=1e-5)
+    # pixel by pixel, with boxes whose edges lie on pixels
+    box = np.array([3, 4, 11, 13]) / 16
+    big = np.asarray(Image.fromarray(np.maximum(heat, 0).astype(np.float32)).resize((16, 16), Image.Resampling.BILINEAR), float)
+    slow = sum(big[y, x] for y in range(4, 13) for x in range(3, 11)) / big.sum()
+    assert energy_in_box(heat, [box], (16, 16)) == pytest.approx(slow, abs=1e-6)
+
+
+def test_cover_of_one_small_box(): assert cover([(.5, .5, .501, .502)], 64, 48).sum() == pytest.approx(.001 * .002 * 64 * 48)
+
+
+def test_centre(): assert peak(centre_map()) == (.5, .5)
+
+
+# --- committed results ----------------------------------------------------------------------------------------------------
+
+def result_file(name):
+    try: return json.loads(asset(name).read_text())
+    except GeoAlignError: pytest.skip(f'{name} has not been measured yet')
+
+
+def test_quality_file():
+    q = result_file(RESULTS)
+    assert {'task', 'dataset', 'split', 'n', 'n_texts', 'skipped', 'model', 'checkpoint', 'resolution', 'context_length', 'resize_mode', 'templates',
+            'metrics', 'ci95', 'seconds', 'device', 'versions', 'seed'} <= set(q)
+    for r in q['rows']:
+        for k, v in r['metrics'].items():
+            if v is not None: assert r['ci95'][k][0] - 1e-9 <= v <= r['ci95'][k][1] + 1e-9
+    for name in {r['dataset'] for r in q['rows']}:
+        assert {*METHODS, 'centre', 'random map', 'random weights'} == {r['method'] for r in q['rows'] if r['dataset'] == name}
+
+
+def test_quality_file_belongs_to_the_bundled_weights():
+    q = result_file(RESULTS)
+    if q['model'] != 'geoalign-tiny': pytest.skip('measured on another model')
+    try: weights = asset('geoalign-tiny/model.safetensors')
+    except GeoAlignError: pytest.skip('no bundled weights yet')
+    sha = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert q['checkpoint'] == sha, 'run tests/benchmarks/grounding_quality.py again: the bundled weights have changed'
+    assert cosine_scale(GeoAlignCLIP.from_pretrained('geoalign-tiny')) == tuple(q['cosine_scale'] or (0, .5))
+
+
+def test_speed_file():
+    s = result_file('results/ground_speed.json')
+    assert all(s['met'].values()), s['ratios']
+
+
+def test_an_untrained_model_does_not_borrow_a_scale(model): assert cosine_scale(model) == (0, .5)

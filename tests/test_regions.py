@@ -1,0 +1,109 @@
+"""Regions: RoIAlign against its definition and torchvision, bad boxes, gradients, crops."""
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings, strategies as st
+from torchvision.ops import roi_align
+
+from geoalignclip_nb.core import GeoAlignError
+from geoalignclip_nb.regions import bilinear_at, crop_views, frame_boxes, grid_boxes, roi_by_hand, roi_features, sampling_points
+
+
+def random_boxes(count, images, width, height, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    a, b = torch.rand(count, 2, generator=g), torch.rand(count, 2, generator=g)
+    low, high = torch.minimum(a, b), torch.maximum(a, b) + 1e-3
+    xy = torch.cat([low, high.clamp(max=1)], 1) * torch.tensor([width, height, width, height])
+    return torch.cat([torch.randint(0, images, (count, 1), generator=g).float(), xy], 1)
+
+
+@pytest.mark.parametrize('grid, frame', [((14, 14), (224, 224)), ((7, 12), (112, 192)), ((31, 24), (500, 336)), ((1, 1), (16, 16))])
+def test_roi_features_equals_definition_and_torchvision(grid, frame):
+    dense, boxes = torch.randn(3, 6, *grid, generator=torch.manual_seed(0)), random_boxes(60, 3, frame[1], frame[0])
+    cells = boxes.clone()
+    cells[:, 1::2] *= grid[1] / frame[1]; cells[:, 2::2] *= grid[0] / frame[0]
+    ours = roi_features(dense, boxes, frame)
+    torch.testing.assert_close(ours, roi_by_hand(dense, grid_boxes(boxes, frame, grid)), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(ours, roi_align(dense, cells, 1, 1., -1, True).flatten(1), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize('grid, frame', [((14, 14), (224, 224)), ((24, 24), (336, 336)), ((31, 24), (500, 336)), ((16, 16), (225, 223)), ((37, 37), (518, 518))])
+def test_whole_picture_is_the_mean(grid, frame):
+    dense = torch.randn(2, 4, *grid)
+    whole = roi_features(dense, [[i, 0, 0, frame[1], frame[0]] for i in (0, 1)], frame)
+    torch.testing.assert_close(whole, dense.mean((2, 3)), atol=1e-5, rtol=1e-5)
+
+
+def test_points_are_symmetric_and_inside():
+    p = sampling_points((1.2, 0, 4.7, 2.5))
+    assert p.shape == (4 * 3, 2)
+    torch.testing.assert_close(p.mean(0), torch.tensor([(1.2 + 4.7) / 2 - .5, 1.25 - .5]))
+    torch.testing.assert_close(bilinear_at(torch.arange(6.).reshape(1, 2, 3), torch.tensor([[.5, .5]])), torch.tensor([[2.]]))
+
+
+@pytest.mark.parametrize('row, word', [
+    ([0, 5, 5, 5, 9], 'area'), ([0, 5, 5, 9, 5], 'area'), ([0, 9, 5, 5, 9], 'area'), ([0, 300, 5, 400, 9], 'outside'), ([0, -9, 5, 0, 9], 'outside'),
+    ([0, 5, 224, 9, 240], 'outside'), ([0, float('nan'), 0, 1, 1], 'finite'), ([0, 0, 0, float('inf'), 1], 'finite'), ([float('nan'), 0, 0, 1, 1], 'finite'),
+    ([2, 0, 0, 9, 9], 'image'), ([-1, 0, 0, 9, 9], 'image'), ([.5, 0, 0, 9, 9], 'image')])
+def test_bad_boxes_are_named(row, word):
+    boxes = [[1, 0, 0, 9, 9], row]
+    for call in (lambda: roi_features(torch.randn(2, 3, 14, 14), boxes, (224, 224)), lambda: crop_views(torch.randn(2, 3, 224, 224), boxes, 8)):
+        with pytest.raises(GeoAlignError, match='Box 1') as e: call()
+        assert word in str(e.value)
+
+
+@pytest.mark.parametrize('boxes', [[0, 1, 2, 3, 4], [[1, 2, 3, 4]], [[0, 1], [1]], 'no boxes', [[0, 'a', 0, 1, 1]]])
+def test_wrong_shapes_are_refused(boxes):
+    with pytest.raises(GeoAlignError): roi_features(torch.randn(1, 3, 4, 4), boxes, (64, 64))
+
+
+def test_a_box_over_the_edge_is_cut():
+    dense = torch.randn(1, 3, 14, 14)
+    torch.testing.assert_close(roi_features(dense, [[0, -40, 100, 50, 900]], (224, 224)), roi_features(dense, [[0, 0, 100, 50, 224]], (224, 224)))
+    assert frame_boxes([[0, -40, 100, 50, 900]], 1, (224, 200)).tolist() == [[0, 0, 100, 50, 224]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(-50, 250), st.floats(-50, 250), st.floats(1e-7, 300), st.floats(1e-7, 300))
+def test_never_a_zero_vector_or_nan(x, y, w, h):
+    try: v = roi_features(torch.ones(1, 4, 14, 9), [[0, x, y, x + w, y + h]], (224, 144))
+    except GeoAlignError: return
+    torch.testing.assert_close(v, torch.ones(1, 4), atol=1e-5, rtol=0)
+    assert F.normalize(v, dim=-1).isfinite().all()
+
+
+def test_gradients_and_no_boxes():
+    dense = torch.randn(2, 3, 6, 6, requires_grad=True)
+    roi_features(dense, [[1, 10, 10, 60, 50]], (96, 96)).sum().backward()
+    assert dense.grad[0].abs().sum() == 0
+    torch.testing.assert_close(dense.grad[1].sum((1, 2)), torch.ones(3))
+    dense.grad = None
+    none = roi_features(dense, torch.zeros(0, 5), (96, 96))
+    assert none.shape == (0, 3) and none.requires_grad
+    none.sum().backward()
+    assert dense.grad.abs().sum() == 0
+    assert crop_views(torch.zeros(2, 3, 9, 9), [], 4).shape == (0, 3, 4, 4)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_float32_under_every_precision(dtype):
+    dense, boxes = torch.randn(1, 3, 7, 7), [[0, 3, 4, 60, 80]]
+    with torch.autocast('cpu', dtype=torch.bfloat16): out = roi_features(dense.to(dtype), boxes, (112, 112))
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, roi_features(dense.to(dtype).float(), boxes, (112, 112)))
+    assert crop_views(torch.rand(1, 3, 32, 32).to(dtype), [[0, 3, 4, 20, 30]], 8).dtype == dtype
+
+
+def test_crops_equal_one_by_one_and_whole_pixels():
+    images, boxes = torch.rand(3, 3, 50, 70), random_boxes(25, 3, 70, 50)
+    crops = crop_views(images, boxes, 16)
+    for crop, box in zip(crops, boxes): torch.testing.assert_close(crop, crop_views(images[int(box[0]):int(box[0]) + 1], [[0, *box[1:].tolist()]], 16)[0])
+    torch.testing.assert_close(crop_views(images, [[1, 10, 20, 26, 36]], 16)[0], images[1, :, 20:36, 10:26], atol=1e-5, rtol=0)
+    torch.testing.assert_close(crop_views(images, [[1, 10.0001, 20, 26.0001, 36]], 16)[0], images[1, :, 20:36, 10:26], atol=1e-5, rtol=0)
+    assert crop_views((images * 255).byte(), boxes, 4).dtype == torch.float32
+
+
+def test_crop_padding_widens_and_stops_at_the_edge():
+    images = torch.arange(64.).reshape(1, 1, 8, 8)
+    torch.testing.assert_close(crop_views(images, [[0, 2, 2, 6, 6]], 8, padding=.5)[0], images[0], atol=1e-3, rtol=0)
+    torch.testing.assert_close(crop_views(images, [[0, 0, 0, 8, 8]], 8, padding=3)[0], images[0], atol=1e-3, rtol=0)

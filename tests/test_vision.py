@@ -1,0 +1,223 @@
+"""Pictures of all kinds, frames and boxes, and the two vectors of one pass (random weights)."""
+import io
+import struct
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from open_clip.model import CLIP, CustomTextCLIP
+from PIL import Image
+
+from geoalignclip_nb.core import GeoAlignError
+from geoalignclip_nb.pictures import read_tiff, stretch_to_8bit
+from geoalignclip_nb.vision import Preprocess, encode_image, load_image, resize_positions, value_only
+
+RNG = np.random.default_rng(0)
+COLOUR = RNG.integers(0, 256, (24, 36, 3), dtype=np.uint8)
+
+
+def file(tmp_path, name, data):
+    (tmp_path/name).write_bytes(data)
+    return tmp_path/name
+
+
+def png(a=COLOUR, format='PNG', **k):
+    out = io.BytesIO(); Image.fromarray(a).save(out, format, **k)
+    return out.getvalue()
+
+
+def tiff(a, order='<', **more):
+    "A TIFF of one uncompressed strip"
+    a = np.ascontiguousarray(a.astype(a.dtype.newbyteorder(order))); h, w, n = a.shape
+    tags = {256: w, 257: h, 258: a.itemsize * 8, 259: 1, 262: 1, 273: 8, 277: n, 278: h, 279: a.nbytes, 339: ' uif'.index(a.dtype.kind), **more}
+    rows = b''.join(struct.pack(f'{order}HHII', t, 4, 1, v) for t, v in sorted(tags.items()))
+    head = (b'II*\0' if order == '<' else b'MM\0*') + struct.pack(f'{order}I', 8 + a.nbytes)
+    return head + a.tobytes() + struct.pack(f'{order}H', len(tags)) + rows + b'\0' * 4
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'I', 'F', 'I;16'])
+def test_every_mode_becomes_rgb(mode):
+    im = Image.fromarray(RNG.integers(0, 4000, (24, 36)).astype(np.uint16)) if mode == 'I;16' else Image.fromarray(COLOUR).convert(mode)
+    out = load_image(im)
+    assert out.mode == 'RGB' and out.size == (36, 24) and np.asarray(out).std() > 1
+
+
+@pytest.mark.parametrize('orientation, size', [(1, (36, 24)), (3, (36, 24)), (6, (24, 36)), (8, (24, 36))])
+def test_exif(tmp_path, orientation, size):
+    exif = Image.Exif(); exif[274] = orientation
+    assert load_image(file(tmp_path, 'a.jpg', png(format='JPEG', exif=exif))).size == size
+
+
+@pytest.mark.parametrize('order', '<>')
+@pytest.mark.parametrize('kind', ['u1', 'u2', 'i2', 'u4', 'f4', 'f8'])
+@pytest.mark.parametrize('bands', [1, 3, 4, 8])
+def test_deep_tiff(tmp_path, order, kind, bands):
+    a = RNG.integers(0, 120 if kind == 'u1' else 4000, (24, 36, bands)).astype(kind)
+    data = tiff(a, order, **({262: 2} if bands == 3 else {}))
+    out = load_image(file(tmp_path, 'a.tif', data))
+    want = a[..., :3] if bands >= 3 else a[..., :1].repeat(3, 2)
+    assert np.array_equal(np.asarray(out), want if kind == 'u1' else stretch_to_8bit(want))
+
+
+def test_nodata_takes_no_part(tmp_path):
+    a = RNG.random((24, 36)).astype(np.float32); a[:4] = -9999
+    im = Image.fromarray(a); info = Image.Exif(); info[42113] = '-9999'
+    im.save(tmp_path/'a.tif', exif=info)
+    out = np.asarray(load_image(tmp_path/'a.tif'))
+    assert not out[:4].any() and 110 < out[4:].mean() < 145
+
+
+def test_sixteen_bit_colour_png_keeps_low_bytes(tmp_path):
+    pytest.importorskip('torchvision')
+    a = RNG.integers(0, 250, (24, 36, 3)).astype('>u2')               # Pillow alone would give black
+    raw = b''.join(b'\0' + row.tobytes() for row in a)
+    import zlib
+    chunk = lambda k, d: struct.pack('>I', len(d)) + k + d + struct.pack('>I', zlib.crc32(k + d))
+    data = b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 36, 24, 16, 2, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(raw)) + chunk(b'IEND', b'')
+    assert np.array_equal(np.asarray(load_image(file(tmp_path, 'a.png', data))), stretch_to_8bit(a))
+
+
+BAD = {'cut.png': lambda: png()[:900], 'cut.jpg': lambda: png(format='JPEG')[:400], 'cut.tif': lambda: tiff(RNG.random((24, 36, 8)))[:700], 'head.png': lambda: png()[:20],
+       'text.jpg': lambda: b'no picture', 'empty.png': lambda: b'', 'zero.tif': lambda: b'II*\0' + b'\0' * 12,
+       'bomb.png': lambda: png()[:16] + struct.pack('>II', 60000, 60000) + png()[24:], 'bomb.tif': lambda: tiff(np.zeros((4, 4, 8), np.uint16), **{256: 99999, 257: 99999})}
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_bad_files_are_one_sentence(tmp_path, name, capfd):
+    with pytest.raises(GeoAlignError) as e: load_image(file(tmp_path, name, BAD[name]()))
+    said = str(e.value)
+    assert said.startswith(name) and said.endswith('.') and str(tmp_path) not in said and '\n' not in said
+    assert name.startswith('bomb') == ('pixels, more than 400 million' in said)
+    assert capfd.readouterr().err == ''
+
+
+def test_missing_and_folder(tmp_path):
+    for path in (tmp_path/'missing.png', tmp_path):
+        with pytest.raises(GeoAlignError, match='does not exist or is not a file') as e: load_image(path)
+        assert str(tmp_path.parent) not in str(e.value)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.binary(min_size=1, max_size=60), start=st.integers(0, 1500))
+def test_damaged_bytes_never_escape(tmp_path_factory, data, start):
+    for whole, name in ((png(), 'a.png'), (tiff(COLOUR.astype(np.uint16).repeat(2, 2)), 'a.tif')):
+        at = start % len(whole)
+        path = file(tmp_path_factory.mktemp('f'), name, whole[:at] + data + whole[at + len(data):])
+        try: assert load_image(path, max_pixels=1e7).mode == 'RGB'
+        except GeoAlignError: pass
+
+
+def test_limit_is_ours(tmp_path):
+    before = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(GeoAlignError, match='36 × 24'): load_image(file(tmp_path, 'a.png', png()), max_pixels=800)
+    assert Image.MAX_IMAGE_PIXELS == before
+
+
+def test_reduced_jpeg(tmp_path):
+    path = file(tmp_path, 'a.jpg', png(np.zeros((800, 1200, 3), np.uint8), 'JPEG'))
+    assert load_image(path).size == (1200, 800) and load_image(path, size=150).size == (300, 200)
+
+
+def test_plain_tiffs_are_left_to_pillow(): assert read_tiff(tiff(COLOUR, **{262: 2})) is None and read_tiff(b'') is None
+
+
+# ---- frames --------------------------------------------------------------------------------------------------------------
+
+@settings(max_examples=80, deadline=None)
+@given(w=st.integers(1, 3000), h=st.integers(1, 3000), s=st.integers(1, 300), mode=st.sampled_from(['squash', 'longest', 'shortest']))
+def test_frames(w, h, s, mode):
+    p = Preprocess(s, mode); x1, y1, x2, y2 = p.frame(w, h)
+    assert x2 > x1 and y2 > y1 and np.allclose(p.to_frame([(0, 0, 1, 1)], w, h)[0], (x1, y1, x2, y2))
+    if mode == 'shortest': assert x1 <= 1e-9 and y1 <= 1e-9 and x2 >= s - 1e-9 and y2 >= s - 1e-9
+    else: assert min(x1, y1) >= 0 and max(x2, y2) <= s
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 4000), (4000, 1), (37, 53)])
+@pytest.mark.parametrize('mode', ['squash', 'longest', 'shortest'])
+def test_any_picture_fills_the_frame(size, mode):
+    x = Preprocess(48, mode)(Image.new('RGB', size, (200, 100, 50)))
+    assert x.shape == (3, 48, 48) and x.dtype == torch.float32 and x.isfinite().all()
+
+
+# ---- towers --------------------------------------------------------------------------------------------------------------
+
+def tiny(cls=CLIP, size=64, **vision):
+    torch.manual_seed(0)
+    return cls(32, dict(image_size=size, layers=3, width=64, patch_size=16, head_width=32) | vision, dict(context_length=8, vocab_size=99, width=32, heads=2, layers=1)).eval()
+
+
+def timm(name, pool, **more): return tiny(CustomTextCLIP, 160, timm_model_name=name, timm_pool=pool, **more)
+
+
+TOWERS = {'cls': tiny, 'average': lambda: tiny(pool_type='avg'), 'average, norm after': lambda: tiny(pool_type='avg', final_ln_after_pool=True), 'layer scale': lambda: tiny(ls_init_value=.5),
+          'qk norm': lambda: tiny(qk_norm=True), 'no ln_pre': lambda: tiny(no_ln_pre=True), 'timm cls': lambda: timm('test_vit', 'token'), 'timm average': lambda: timm('test_vit', 'avg'),
+          'timm no projection': lambda: timm('test_vit', 'token', timm_proj=''), 'timm registers': lambda: timm('test_vit2', 'avg'), 'timm map': lambda: timm('test_vit3', 'map', timm_proj='none')}
+
+
+@pytest.fixture(params=TOWERS)
+def clip(request): return TOWERS[request.param]()
+
+
+def test_cls_is_open_clips(clip):
+    x = torch.randn(2, 3, *clip.visual.image_size)
+    with torch.no_grad():
+        cls, dense = encode_image(clip, x)
+        assert torch.equal(cls, clip.encode_image(x)) and torch.equal(encode_image(clip, x, dense=False)[0], cls)
+    assert dense.shape[:2] == cls.shape and dense.isfinite().all()
+    torch.testing.assert_close(encode_image(clip, x)[0], cls, atol=1e-5, rtol=0)
+
+
+def test_batch_is_single_and_any_size(clip):
+    for h, w in [(64, 96), (160, 160), (16, 32)]:
+        x = torch.randn(2, 3, h, w)
+        with torch.no_grad(): (cls, dense), (one, map) = encode_image(clip, x), encode_image(clip, x[1:])
+        assert dense.shape[2:] == (h // 16, w // 16)
+        torch.testing.assert_close(one, cls[1:], atol=1e-5, rtol=0); torch.testing.assert_close(map, dense[1:], atol=1e-5, rtol=0)
+
+
+def test_checkpointing_and_gradients(clip):
+    clip.train(); x = torch.randn(2, 3, *clip.visual.image_size)
+    def gradients():
+        clip.zero_grad(); cls, dense = encode_image(clip, x, normalize_dense=True)
+        (cls.square().sum() + dense[:, 0].sum()).backward()
+        return {n: p.grad for n, p in clip.visual.named_parameters() if p.grad is not None}
+    plain = gradients(); clip.set_grad_checkpointing(); saved = gradients()
+    assert plain.keys() == saved.keys() and len(plain) > 20
+    for n in plain: torch.testing.assert_close(saved[n], plain[n], atol=1e-5, rtol=1e-4)
+
+
+def test_bfloat16(clip):
+    x = torch.randn(2, 3, *clip.visual.image_size)
+    with torch.autocast('cpu', torch.bfloat16): cls, dense = encode_image(clip, x)
+    (cls.float().sum() + dense.float().sum()).backward()
+    assert torch.nn.functional.cosine_similarity(cls.float(), encode_image(clip, x)[0]).min() > .98
+
+
+def test_value_only_is_the_diagonal_mask():
+    block = tiny(ls_init_value=.3).visual.transformer.resblocks[-1]
+    for p in block.attn.parameters(): torch.nn.init.normal_(p, std=.2)
+    x = torch.randn(2, 7, 64)
+    mask = torch.full((7, 7), float('-inf')).fill_diagonal_(0)
+    torch.testing.assert_close(value_only(block, x), block(x, attn_mask=mask), atol=1e-5, rtol=0)
+
+
+def test_positions():
+    table = torch.randn(1 + 16, 5)
+    assert resize_positions(table, (4, 4), (4, 4)) is table
+    for new in [(8, 8), (3, 9)]:
+        out = resize_positions(table, (4, 4), new)
+        assert out.shape == (1 + new[0] * new[1], 5) and torch.equal(out[0], table[0])
+
+
+@pytest.mark.parametrize('make, size, words', [(tiny, (60, 64), 'multiple of 16'), (lambda: tiny(layers=[1, 1, 1, 1], size=32), (32, 32), 'no dense map yet'), (lambda: tiny(attentional_pool=True), (64, 64), 'no dense map yet')])
+def test_refusals(make, size, words):
+    with pytest.raises(GeoAlignError, match=words): encode_image(make(), torch.randn(1, 3, *size))
+
+
+def test_patch_dropout():
+    clip, x = tiny(patch_dropout=.5).train(), torch.randn(2, 3, 64, 64)
+    with pytest.raises(GeoAlignError, match='patch_dropout'): encode_image(clip, x)
+    assert encode_image(clip, x, dense=False)[0].shape == (2, 32) and encode_image(clip.eval(), x)[1].shape == (2, 32, 4, 4)
