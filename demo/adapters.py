@@ -45,7 +45,7 @@ class Scene:
 def read_payload(payload) -> Scene | None:
     "The page's value as a `Scene`; None where there is no picture. The file is not opened here"
     if payload is None: return None
-    if isinstance(payload, FileData) or hasattr(payload, 'path'): payload = Payload(image=payload)  # gr.Image
+    if hasattr(payload, 'path'): payload = Payload(image=FileData(path=payload.path, orig_name=payload.orig_name))  # gr.Image
     if payload.image is None or not payload.image.path: return None
     path = Path(payload.image.path)
     boxes = payload.boxes or []

@@ -200,8 +200,7 @@ def render(shown: dict, opacity: float, common: bool, picked: str) -> tuple:
     pictures = [heat_picture(shown, i, opacity, common) for i in range(len(shown['phrases']))]
     captions = [f'{p}  ·  {m.min():.3f} … {m.max():.3f}' for p, m in zip(shown['phrases'], shown['maps'])]
     index = shown['phrases'].index(picked) if picked in shown['phrases'] else 0
-    gallery = gr.Gallery(value=list(zip(pictures, captions)), columns=1 if len(pictures) == 1 else 2, selected_index=None)
-    return gallery, colour_bar(shown, common), (shown['image'], pictures[index])
+    return list(zip(pictures, captions)), colour_bar(shown, common), (shown['image'], pictures[index])
 
 
 def score_table(scores, boxes, phrases: list, size: tuple) -> dict:
@@ -303,10 +302,11 @@ CSS = '''
 #head { margin-bottom: -4px; }
 #head h1 { font-size: 24px; margin: 0; letter-spacing: -.01em; }
 #head p { margin: 2px 0 0; color: var(--body-text-color-subdued); font-size: 14px; }
-#about p, #hint p { font-size: 13px; line-height: 1.5; margin: 0; }
+#about p, #hint p, #examples-title p { font-size: 13px; line-height: 1.5; margin: 0; }
 .bar { padding: 0 2px; } .bar div { height: 12px; border-radius: 6px; }
 .bar p { display: flex; justify-content: space-between; font-size: 12px; margin: 4px 0 0; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
 #examples .caption-label, #heat .caption-label { font-size: 12px; max-width: 96%; }
+#heat .grid-container:has(> :only-child) { grid-template-columns: 1fr; }
 #table table, #table th, #table td, #table .cell-wrap, #table span { font-family: var(--font) !important; font-variant-numeric: tabular-nums; }
 footer { opacity: .6; }
 '''
@@ -351,7 +351,7 @@ def build_demo(
             with gr.Column(scale=6, min_width=400):
                 with gr.Tabs():
                     with gr.Tab('Heatmap', id='heat'):
-                        gallery = gr.Gallery(label='Heatmaps', show_label=False, columns=2, height=600, object_fit='contain', format='jpeg', interactive=False, elem_id='heat', buttons=['download', 'fullscreen'])
+                        gallery = gr.Gallery(label='Heatmaps', show_label=False, columns=2, height=660, object_fit='contain', format='jpeg', interactive=False, elem_id='heat', buttons=['download', 'fullscreen'])
                         bar = gr.HTML(label='Scale', elem_id='bar')
                     with gr.Tab('Compare', id='compare'):
                         picker = gr.Dropdown([], label='Phrase', interactive=True, elem_id='picker')
@@ -363,7 +363,8 @@ def build_demo(
                         record = gr.JSON(label='Data', show_label=False, max_height=600, elem_id='record')
                 about = gr.Markdown('Press **Ground**. Heat is patch–phrase similarity, not detection.', label='About', elem_id='about')
         if examples:
-            strip = gr.Gallery([(str(e['path']), e['label']) for e in examples], label='Examples (procedural scenes)', columns=len(examples), height=190,
+            gr.Markdown('Examples: procedural scenes; the last phrase of each is absent on purpose.', elem_id='examples-title')
+            strip = gr.Gallery([(str(e['path']), e['label']) for e in examples], label='Examples', show_label=False, columns=len(examples), height=178,
                                allow_preview=False, interactive=False, object_fit='cover', buttons=[], elem_id='examples')
 
             def on_example(event: gr.SelectData):

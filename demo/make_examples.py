@@ -11,13 +11,16 @@ from geoalignclip_nb.core import to_pixels
 from geoalignclip_nb.scenes import absent_phrases, make_scene
 
 EXAMPLES = [  # kind of scene (part of a name in scenes.KINDS), seed, why this example
-    ('apron', 3, 'Airport: many small objects'),
-    ('harbo', 1, 'Harbour: boats on water'),
-    ('tennis', 2, 'Courts: colours decide'),
-    ('tank', 4, 'Tanks: same shape, many sizes'),
-    ('roundabout', 5, 'Roundabout: one large object'),
-    ('parking', 6, 'Parking: the last phrase is absent'),
+    ('apron', 3, 'Many small objects'),
+    ('harbo', 1, 'Boats on water'),
+    ('tennis', 2, 'Colours decide'),
+    ('tank', 4, 'Round objects'),
+    ('roundabout', 5, 'A ring of road'),
+    ('parking', 6, 'A crowd of cars'),
 ]
+
+
+def area(region): return (region.box[2] - region.box[0]) * (region.box[3] - region.box[1])
 
 
 def main(argv=None):
@@ -33,7 +36,7 @@ def main(argv=None):
         sample = make_scene(kind, seed=seed, size=args.size)
         name = f'{kind.replace(" ", "_")}.jpg'
         sample.image.save(args.out/name, quality=88)
-        boxes = to_pixels([r.box for r in sample.regions[:2]], *sample.image.size).round().astype(int).tolist()
+        boxes = to_pixels([r.box for r in sorted(sample.regions, key=area)[-2:]], *sample.image.size).round().astype(int).tolist()
         listing.append(dict(file=name, label=label, phrases=[*sample.phrases[:3], *absent_phrases(sample, 1, seed=seed)], boxes=boxes))
     (args.out/'examples.json').write_text(json.dumps(listing, indent=1) + '\n', encoding='utf-8')
     print(f'{len(listing)} examples, {sum(f.stat().st_size for f in args.out.iterdir()) / 1e3:.0f} kB')

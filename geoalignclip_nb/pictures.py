@@ -64,6 +64,16 @@ def to_rgb(
         return Image.alpha_composite(Image.new('RGBA', im.size, (0, 0, 0, 255)), im).convert('RGB')
     return im if im.mode == 'RGB' else im.convert('RGB')
 
+# %% ../nbs/03_pictures.ipynb #8de09022
+_opening = threading.Lock()
+
+def _open(file):
+    "`Image.open` without Pillow's own limit; only the header is read"
+    with _opening:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try: return Image.open(file)
+        finally: Image.MAX_IMAGE_PIXELS = before
+
 # %% ../nbs/03_pictures.ipynb #f8f84c83
 def _tiff_tags(data):
     "Tags of the first picture of a TIFF (classic or BigTIFF), or None where `data` is no TIFF that needs our help"
@@ -137,16 +147,6 @@ def read_tiff(
     out = np.concatenate(out, 2)
     return _without_nodata(out if out.shape[2] >= 3 else out[..., :1], tags.get(42113))
 
-# %% ../nbs/03_pictures.ipynb #8de09022
-_opening = threading.Lock()
-
-def _open(file):
-    "`Image.open` without Pillow's own limit; only the header is read"
-    with _opening:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try: return Image.open(file)
-        finally: Image.MAX_IMAGE_PIXELS = before
-
 # %% ../nbs/03_pictures.ipynb #d9eb1e3a
 def _deep_png(im, path):
     "A 16-bit colour PNG, of which Pillow keeps the high byte only; None for any other file"
@@ -165,7 +165,7 @@ def _decode(im, path, name, max_pixels, size):
     if size: im.draft('RGB', (size, size))
     return to_rgb(im)
 
-# %% ../nbs/03_pictures.ipynb #4bff125d
+# %% ../nbs/03_pictures.ipynb #8bb76818
 def load_image(
     source,  # path, PIL picture, or array (H,W) or (H,W,C)
     max_pixels: float = 400e6,  # larger pictures are refused before they are decoded
@@ -173,15 +173,18 @@ def load_image(
 ) -> Image.Image:  # RGB, upright
     "Read a picture of almost any kind; raises `GeoAlignError` with one sentence where that is impossible"
     if not isinstance(source, (str, Path, Image.Image)) and not hasattr(source, '__fspath__'): return from_array(source, max_pixels)
+    tiff = False
     try:
         if isinstance(source, Image.Image): return _decode(source, None, Path(getattr(source, 'filename', '') or 'The picture').name, max_pixels, size)
         path = Path(source)
         if not path.is_file(): raise GeoAlignError(f'{path.name} does not exist or is not a file; check the path.')
         if not path.stat().st_size: raise GeoAlignError(f'{path.name} is empty (0 bytes); copy or download it again.')
-        with open(path, 'rb') as f: magic = f.read(2)
-        deep = read_tiff(path.read_bytes(), max_pixels, path.name) if magic in (b'II', b'MM') else None
+        with open(path, 'rb') as f: tiff = f.read(4) in (b'II*\0', b'MM\0*', b'II+\0')
+        deep = read_tiff(path.read_bytes(), max_pixels, path.name) if tiff else None
         if deep is not None: return from_array(deep, float('inf'))
         with _open(path) as im: return _decode(im, path, path.name, max_pixels, size)
     except GeoAlignError: raise
-    except Image.UnidentifiedImageError: raise GeoAlignError(f'{Path(source).name} is not a picture that can be read; save it as PNG, JPEG or TIFF.') from None
-    except Exception: raise GeoAlignError(f'{Path(getattr(source, "filename", "") or "The picture" if isinstance(source, Image.Image) else source).name} is damaged or cut off; copy or download it again.') from None
+    except Exception as e:
+        name = Path(getattr(source, 'filename', '') or 'The picture' if isinstance(source, Image.Image) else source).name
+        unknown = isinstance(e, Image.UnidentifiedImageError) and not tiff
+        raise GeoAlignError(f'{name} is not a picture that can be read; save it as PNG, JPEG or TIFF.' if unknown else f'{name} is damaged or cut off; copy or download it again.') from None

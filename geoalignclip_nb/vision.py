@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from .core import GeoAlignError
 from .pictures import load_image
 
-# %% ../nbs/11_vision.ipynb #6331d903
+# %% ../nbs/11_vision.ipynb #101e78f2
 @dataclass
 class Preprocess:
     "A picture to the (3,S,S) frame of the model, and boxes with it"
@@ -44,8 +44,8 @@ class Preprocess:
         "Where the whole original picture lies in the frame"
         s, whole = self.size, self.mode == 'longest'
         if self.mode == 'squash': return 0., 0., float(s), float(s)
-        scale = s / (max if whole else min)(width, height)
-        w, h = (max(1, round(v * scale)) if whole else v * scale for v in (width, height))
+        side = (max if whole else min)(width, height)
+        w, h = (max(1, round(v * s / side)) if whole else v * s / side for v in (width, height))
         x, y = ((s - v) // 2 if whole else (s - v) / 2 for v in (w, h))
         return float(x), float(y), float(x + w), float(y + h)
 

@@ -112,7 +112,7 @@ def test_draw_type_press_read(page):
 
 def test_scores(page):
     page.get_by_role('tab', name='Scores').click()
-    page.locator('#table td').first.wait_for()
+    page.wait_for_function("() => document.querySelector('#table').innerText.includes('★ 0.300')")
     said = page.locator('#table').inner_text()
     assert 'terminal building' in said and '★ 0.300' in said and 'best match' in said
     shot(page, '4_scores')

@@ -1,6 +1,7 @@
 """Pictures of all kinds, frames and boxes, and the two vectors of one pass (random weights)."""
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def png(a=COLOUR, format='PNG', **k):
     return out.getvalue()
 
 
-def tiff(a, order='<', **more):
+def tiff(a, order='<', more={}):
     "A TIFF of one uncompressed strip"
     a = np.ascontiguousarray(a.astype(a.dtype.newbyteorder(order))); h, w, n = a.shape
     tags = {256: w, 257: h, 258: a.itemsize * 8, 259: 1, 262: 1, 273: 8, 277: n, 278: h, 279: a.nbytes, 339: ' uif'.index(a.dtype.kind), **more}
@@ -56,7 +57,7 @@ def test_exif(tmp_path, orientation, size):
 @pytest.mark.parametrize('bands', [1, 3, 4, 8])
 def test_deep_tiff(tmp_path, order, kind, bands):
     a = RNG.integers(0, 120 if kind == 'u1' else 4000, (24, 36, bands)).astype(kind)
-    data = tiff(a, order, **({262: 2} if bands == 3 else {}))
+    data = tiff(a, order, {262: 2} if bands == 3 else {})
     out = load_image(file(tmp_path, 'a.tif', data))
     want = a[..., :3] if bands >= 3 else a[..., :1].repeat(3, 2)
     assert np.array_equal(np.asarray(out), want if kind == 'u1' else stretch_to_8bit(want))
@@ -74,15 +75,20 @@ def test_sixteen_bit_colour_png_keeps_low_bytes(tmp_path):
     pytest.importorskip('torchvision')
     a = RNG.integers(0, 250, (24, 36, 3)).astype('>u2')               # Pillow alone would give black
     raw = b''.join(b'\0' + row.tobytes() for row in a)
-    import zlib
     chunk = lambda k, d: struct.pack('>I', len(d)) + k + d + struct.pack('>I', zlib.crc32(k + d))
     data = b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 36, 24, 16, 2, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(raw)) + chunk(b'IEND', b'')
     assert np.array_equal(np.asarray(load_image(file(tmp_path, 'a.png', data))), stretch_to_8bit(a))
 
 
+def bomb(side):
+    "A PNG whose header promises far more than its few bytes hold"
+    data = bytearray(png()); data[16:24] = struct.pack('>II', side, side); data[29:33] = struct.pack('>I', zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
 BAD = {'cut.png': lambda: png()[:900], 'cut.jpg': lambda: png(format='JPEG')[:400], 'cut.tif': lambda: tiff(RNG.random((24, 36, 8)))[:700], 'head.png': lambda: png()[:20],
        'text.jpg': lambda: b'no picture', 'empty.png': lambda: b'', 'zero.tif': lambda: b'II*\0' + b'\0' * 12,
-       'bomb.png': lambda: png()[:16] + struct.pack('>II', 60000, 60000) + png()[24:], 'bomb.tif': lambda: tiff(np.zeros((4, 4, 8), np.uint16), **{256: 99999, 257: 99999})}
+       'bomb.png': lambda: bomb(60000), 'bomb.tif': lambda: tiff(np.zeros((4, 4, 8), np.uint16), more={256: 99999, 257: 99999})}
 
 
 @pytest.mark.parametrize('name', BAD)
@@ -121,7 +127,7 @@ def test_reduced_jpeg(tmp_path):
     assert load_image(path).size == (1200, 800) and load_image(path, size=150).size == (300, 200)
 
 
-def test_plain_tiffs_are_left_to_pillow(): assert read_tiff(tiff(COLOUR, **{262: 2})) is None and read_tiff(b'') is None
+def test_plain_tiffs_are_left_to_pillow(): assert read_tiff(tiff(COLOUR, more={262: 2})) is None and read_tiff(b'') is None
 
 
 # ---- frames --------------------------------------------------------------------------------------------------------------
