@@ -234,12 +234,12 @@ def ground(
     return GroundResult(maps, scores, boxes, phrases, how.kind, method, getattr(model, 'name', ''), image,
                         tuple(scale or (cosine_scale(model) if how.kind == 'cosine' else (0., 1.))), unit, frame.size, told)
 
-# %% ../nbs/14_grounding.ipynb #345d10e9
+# %% ../nbs/14_grounding.ipynb #29648ca0
 @patch
 def label(self: GroundResult) -> str:
     "What the colours mean: kind, scale, and the range of the maps"
     kind = 'cosine' if self.kind == 'cosine' else f'relevance ({self.method}; 1 = {self.unit:.2g})'
-    return f'{kind}, scale {self.scale[0]:.2f} to {self.scale[1]:.2f}\nmaps {self.maps.min():.2f} to {self.maps.max():.2f}'
+    return f'{kind}\nscale {self.scale[0]:.2f} to {self.scale[1]:.2f}, maps {self.maps.min():.2f} to {self.maps.max():.2f}'
 
 @patch
 def show(self: GroundResult, ncols: int = 4, boxes=None, fig=None):
