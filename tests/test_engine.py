@@ -15,6 +15,7 @@ from geoalignclip_nb.data.loader import LoaderSettings, Loader, Pictures, open_s
 from geoalignclip_nb.losses.objective import Objective
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.train import engine
+from geoalignclip_nb.train.presets import load_preset
 
 
 @pytest.fixture(scope='module')
@@ -28,7 +29,7 @@ def loader_for(model, pictures, **settings):
 
 @pytest.mark.parametrize('path', sorted((assets_dir()/'presets').glob('*.toml')), ids=lambda p: p.stem)
 def test_every_preset_loads_and_makes_one_step(path, pictures):
-    preset = engine.load_preset(path.stem)
+    preset = load_preset(path.stem)
     model = GeoAlignCLIP.create(preset.model)
     for stage, part in ((1, preset.stage1), (2, preset.stage2)):
         loader = loader_for(model, pictures, regions=stage == 2, detailed=stage == 2, max_regions=part.max_regions, background=part.background)
@@ -94,7 +95,7 @@ def test_log_survives_a_line_cut_in_half(tmp_path):
 
 
 def test_model_card_holds_only_logged_numbers():
-    preset = engine.load_preset('debug')
+    preset = load_preset('debug')
     card = engine.model_card(preset, [dict(stage=1, step=1, total=1., seconds=3600., images=8, regions=0)], 10)
     assert '1 steps of 8 pictures' in card and '1.00 h of steps' in card and 'Stage 2' not in card.split('## Settings')[0]
 
@@ -105,9 +106,9 @@ def test_real_captions_reach_the_loader(real_data):
 
 
 def test_bad_overrides_name_the_nearest_setting():
-    with pytest.raises(GeoAlignError, match="stage2.batch_size"): engine.load_preset('tiny', {'stage2.batchsize': '3'})
-    with pytest.raises(GeoAlignError, match='no int'): engine.load_preset('tiny', {'seed': 'x'})
-    with pytest.raises(GeoAlignError, match='debug, tiny'): engine.load_preset('nothing')
+    with pytest.raises(GeoAlignError, match="stage2.batch_size"): load_preset('tiny', {'stage2.batchsize': '3'})
+    with pytest.raises(GeoAlignError, match='no int'): load_preset('tiny', {'seed': 'x'})
+    with pytest.raises(GeoAlignError, match='debug, tiny'): load_preset('nothing')
 
 
 def test_settings_are_json(tmp_path):

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from geoalignclip_nb.core import GeoAlignError
-from geoalignclip_nb.model import GeoAlignCLIP, activation, architecture, build_clip, count_parameters, load_tag
+from geoalignclip_nb.architectures import activation, architecture, build_clip
+from geoalignclip_nb.ledger import count_parameters
+from geoalignclip_nb.model import GeoAlignCLIP, load_tag
 
 
 @pytest.fixture(scope='module')
