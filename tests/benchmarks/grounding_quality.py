@@ -26,6 +26,7 @@ from geoalignclip_nb.core import GeoAlignError, asset, assets_dir, stable_hash, 
 from geoalignclip_nb.ground import METHODS, RESULTS, centre_map, energy_in_box, ground, pointing_hit
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.scenes import absent_phrases, make_scenes
+from geoalignclip_nb.vision import load_image
 
 RSOD = {'aircraft': 'aircraft', 'oiltank': 'oil tank', 'overpass': 'overpass', 'playground': 'playground'}
 COLOURS = set('white black grey gray red green blue yellow orange brown turquoise beige silver pink purple tan'.split())
@@ -64,9 +65,10 @@ def auroc(present, absent):
 
 
 def ask(model, image, present, absent, method):
-    "One picture: per present phrase (hit, energy, class), and raw peaks of present and absent phrases"
+    "One picture: per present phrase (hit, energy, class), and the peaks of present and absent phrases (cosines only: a relevance has no zero)"
+    if METHODS[method].kind != 'cosine': absent = []
     r = ground(model, image, [p for p, _, _ in present] + absent, method=method)
-    peaks = [float(m.max()) * r.unit for m in r.maps]
+    peaks = [float(m.max()) for m in r.maps] if r.kind == 'cosine' else []
     marks = [(pointing_hit(m, b), energy_in_box(m, b, (128, 128)), k) for m, (_, b, k) in zip(r.maps, present)]
     return marks, peaks[:len(present)], peaks[len(present):], r.maps.shape[1:]
 
@@ -99,6 +101,7 @@ def measure(dataset, pictures, model, untrained, seed):
     "All rows of one set of pictures, and the peaks of cosines that give the colour scale"
     rng, items = np.random.default_rng(seed), {}
     for image, present, absent in pictures:
+        image = load_image(image)
         for name in METHODS:
             *item, shape = ask(model, image, present, absent, name)
             items.setdefault(name, []).append(item)
