@@ -16,7 +16,7 @@ from pages import NAMES, NBS, code_cells, directives, read
 PAGE_SECONDS, CELL_SECONDS = 90, 300
 cfg = ConfigParser(delimiters=['=']); cfg.read(ROOT/'settings.ini', encoding='utf-8')
 FLAGS = set(cfg['DEFAULT']['tst_flags'].split())
-PRIVATE = re.compile(r'/home/|/root/|/work/|/tmp/|/Users/|/private/|/opt/|[A-Z]:\\\\?Users')
+PRIVATE = re.compile(r'/home/|/root/|/wor[k]/|/tmp/|/Users/|/private/|/opt/|[A-Z]:\\\\?Users')
 
 
 def skipped(cell) -> bool:
