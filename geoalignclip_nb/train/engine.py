@@ -40,7 +40,7 @@ def make_optimizer(model, settings: StageSettings) -> torch.optim.AdamW:
 # %% ../../nbs/40_engine.ipynb #2676a123
 @contextlib.contextmanager
 def fast_math(device: str, precision: str = 'bf16'):
-    "bf16 autocast; on a CPU also plain attention, whose bf16 matrix products beat the fused kernel at ViT lengths"
+    "bf16 autocast; on a CPU also plain attention, so that its products run in bf16 like all others"
     from torch.nn.attention import SDPBackend, sdpa_kernel
     kernel = sdpa_kernel(SDPBackend.MATH) if device == 'cpu' else contextlib.nullcontext()
     with kernel, torch.autocast(device, torch.bfloat16, enabled=precision == 'bf16'): yield
