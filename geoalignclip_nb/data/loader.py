@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['DIRECTION', 'BACKGROUND', 'open_source', 'Pictures', 'mentions_direction', 'without_direction', 'View', 'random_view',
-           'view_image', 'view_boxes', 'LoaderSettings', 'pick_caption', 'region_words', 'background_region',
-           'make_item', 'keep_regions', 'text_ids', 'to_float', 'collate', 'collate_regions', 'Loader']
+           'zoom_view', 'view_image', 'view_boxes', 'LoaderSettings', 'pick_caption', 'region_words',
+           'background_region', 'background_regions', 'item_view', 'view_texts', 'make_item', 'keep_regions',
+           'text_ids', 'to_float', 'collate', 'collate_regions', 'Loader']
 
 # %% ../../nbs/36_loader.ipynb #26cadf4e
 import random, re
@@ -88,6 +89,15 @@ def random_view(rng, min_area: float = 0.5) -> View:
     x, y = rng.uniform(0, 1-w), rng.uniform(0, 1-h)
     return View((x, y, x+w, y+h), rng.randrange(4), rng.random() < .5)
 
+# %% ../../nbs/36_loader.ipynb #522358fe
+def zoom_view(rng, box, low: float = 1.5, high: float = 6., least: float = .15) -> View:
+    "A square window `low`..`high` times as long as `box` (fractions) but at least `least`, somewhere around it, any of the eight turns"
+    x1, y1, x2, y2 = (min(max(float(v), 0.), 1.) for v in box)
+    side = min(1., max(least, max(x2-x1, y2-y1) * rng.uniform(low, high)))
+    x, y = (rng.uniform(max(0., b-side), min(a, 1-side)) for a, b in ((x1, x2), (y1, y2)))
+    return View((x, y, x+side, y+side), rng.randrange(4), rng.random() < .5)
+
+
 # %% ../../nbs/36_loader.ipynb #1c56603e
 def view_image(array: np.ndarray, view: View, size: int) -> np.ndarray:
     "The window of a square picture, turned, as (size, size, 3) uint8"
@@ -116,7 +126,8 @@ class LoaderSettings:
     region_text: str = 'random'  # 'phrase', 'description' or 'random'
     max_regions: int = 4
     max_negatives: int = 10
-    background: float = 0.  # chance that a picture with regions gets a box of plain background as one more region
+    background: float = 0.  # boxes of plain background per picture with regions: 1.5 means one, and a second half of the time
+    zoom: float = 0.  # chance that a picture with regions is shown as a narrow window around one of them
     detailed: bool = False
     regions: bool = False
 
@@ -138,41 +149,66 @@ def region_words(region: Region, siblings, kind: str, turned: bool, rng) -> tupl
 # %% ../../nbs/36_loader.ipynb #69ab760f
 BACKGROUND = ['background', 'empty ground', 'plain background']
 
-def background_region(regions, rng, tries: int = 12):
-    "A `Region` called background that overlaps none of `regions`, or None where there is no room"
+def background_region(regions, rng, window: tuple = (0, 0, 1, 1), tries: int = 12):
+    "A `Region` called background inside `window` that overlaps none of `regions`, or None where there is no room"
+    x1, y1, x2, y2 = window
     for _ in range(tries):
-        side = rng.uniform(.08, .3)
-        x, y = rng.uniform(0, 1-side), rng.uniform(0, 1-side)
+        side = rng.uniform(.08, .3) * (x2-x1)
+        x, y = rng.uniform(x1, x2-side), rng.uniform(y1, max(y1, y2-side))
         if all(r.box[2] <= x or r.box[0] >= x+side or r.box[3] <= y or r.box[1] >= y+side for r in regions):
             return Region((x, y, x+side, y+side), rng.choice(BACKGROUND), category='background')
 
-# %% ../../nbs/36_loader.ipynb #765b8baf
-def make_item(sample: Sample, array: np.ndarray, settings: LoaderSettings, rng, train: bool = True) -> dict:
-    "One picture of a batch: image, texts, kept regions"
-    whole = not train or (settings.regions and sample.regions and rng.random() < settings.plain_share)
-    view = View() if whole else random_view(rng, settings.min_area)
-    item = dict(image=view_image(array, view, settings.size), brief=pick_caption(sample, rng) if train else sample.brief)
-    item['detailed'] = sample.detailed if view.plain or not sample.regions else without_direction(sample.detailed)
-    item['detailed'] = item['detailed'] or item['brief']
-    item['regions'] = keep_regions(sample, view, array, settings, rng) if settings.regions else []
-    return item
+def background_regions(regions, view: View, number: float, rng) -> list:
+    "`number` background boxes of a view, fewer where there is no room; the fraction of `number` is the chance of one more"
+    out = []
+    for _ in range(int(number) + (rng.random() < number % 1)):
+        if extra := background_region([*regions, *out], rng, view.window): out.append(extra)
+    return out
 
-def _inside(regions, view: View, share: float) -> tuple:  # (cut boxes, indices)
+
+# %% ../../nbs/36_loader.ipynb #765b8baf
+def item_view(sample: Sample, settings: LoaderSettings, rng, train: bool = True) -> View:
+    "Whole, a narrow window around a region, or a random view, as the settings say"
+    if not train: return View()
+    if settings.regions and sample.regions:
+        if settings.zoom and rng.random() < settings.zoom: return zoom_view(rng, rng.choice(sample.regions).box)
+        if rng.random() < settings.plain_share: return View()
+    return random_view(rng, settings.min_area)
+
+def _inside(regions, view: View, share: float = .6) -> tuple:  # (cut boxes, indices)
     "Boxes in the view, cut at its edge, and which keep at least `share` of their area"
     moved = view_boxes([r.box for r in regions], view)
     cut = moved.clip(0, 1)
     area = lambda b: (b[:, 2]-b[:, 0]).clip(0) * (b[:, 3]-b[:, 1]).clip(0)
     return cut, [i for i in range(len(cut)) if area(cut)[i] > max(share * area(moved)[i], 1e-5)]
 
+
+# %% ../../nbs/36_loader.ipynb #4f7231db
+def view_texts(sample: Sample, view: View, narrow: bool, caption: str) -> tuple:  # (brief, detailed)
+    "What may be said of a view: `caption` and the detailed text where they stay true, the names of what is inside where the window is narrow"
+    names = list(dict.fromkeys(sample.regions[i].phrase for i in _inside(sample.regions, view)[1])) if narrow and sample.regions else []
+    if any(names): return (', '.join(n for n in names[:4] if n),) * 2
+    detailed = sample.detailed if view.plain or not sample.regions else without_direction(sample.detailed)
+    return caption, detailed or caption
+
+def make_item(sample: Sample, array: np.ndarray, settings: LoaderSettings, rng, train: bool = True) -> dict:
+    "One picture of a batch: image, texts, kept regions"
+    view = item_view(sample, settings, rng, train)
+    x1, y1, x2, y2 = view.window
+    image, caption = view_image(array, view, settings.size), pick_caption(sample, rng) if train else sample.brief
+    brief, detailed = view_texts(sample, view, settings.zoom > 0 and (x2-x1)*(y2-y1) < settings.min_area, caption)
+    return dict(image=image, brief=brief, detailed=detailed, regions=keep_regions(sample, view, array, settings, rng) if settings.regions else [])
+
+
 # %% ../../nbs/36_loader.ipynb #d243f8ab
 def keep_regions(sample, view, array, settings, rng, inside: float = 0.6) -> list:
     "Up to `max_regions` regions of which at least the share `inside` is in the view: (box, text, negatives, crop)"
     if not sample.regions: return []
-    extra = background_region(sample.regions, rng) if rng.random() < settings.background else None
-    regions = list(sample.regions) + ([extra] if extra else [])
+    extra = background_regions(sample.regions, view, settings.background, rng)
+    regions = [*sample.regions, *extra]
     cut, kept = _inside(regions, view, inside)
     rng.shuffle(kept)
-    kept.sort(key=lambda i: regions[i] is not extra)  # the background box is never crowded out
+    kept.sort(key=lambda i: i < len(sample.regions))  # background boxes are never crowded out
     out = []
     for i in kept[:settings.max_regions]:
         text, negatives = region_words(regions[i], sample.regions, settings.region_text, not view.plain, rng)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['learning_rate', 'make_optimizer', 'fast_math', 'clamp_scales', 'train_step', 'save_checkpoint', 'load_checkpoint',
            'embed_pictures', 'embed_texts', 'evaluate_retrieval', 'Log', 'stage_objective', 'drop_patches', 'step_once',
-           'measure', 'stage_loader', 'run_stage', 'train_preset', 'finish', 'model_card']
+           'measure', 'stage_loader', 'run_stage', 'same_run', 'train_preset', 'finish', 'model_card']
 
 # %% ../../nbs/40_engine.ipynb #d7fe0ed2
 import contextlib, dataclasses, json, math, sys, time
@@ -172,7 +172,7 @@ def measure(model, validation, settings, preset, log, stage, done, quiet):
 def stage_loader(model, stage: int, settings: StageSettings, preset: Preset, quiet: bool) -> Loader:
     "The batches of a stage; regions, detailed captions and crops belong to Stage II"
     items = LoaderSettings(settings.size, settings.crop_size, settings.min_area, region_text=settings.region_text, max_regions=settings.max_regions,
-                           max_negatives=settings.max_negatives, background=settings.background, detailed=stage == 2, regions=stage == 2)
+                           max_negatives=settings.max_negatives, background=settings.background, zoom=settings.zoom, detailed=stage == 2, regions=stage == 2)
     return Loader(_open(settings.sources, settings.side, preset.seed, quiet), model.tokenizer, items, settings.batch_size, model.preprocess.mean, model.preprocess.std, preset.seed)
 
 # %% ../../nbs/40_engine.ipynb #7515ad25
@@ -194,6 +194,13 @@ def run_stage(model, stage: int, settings: StageSettings, preset: Preset, out: P
         if (epoch + 1) % settings.evaluate_epochs == 0 or epoch + 1 == settings.epochs: measure(model, validation, settings, preset, log, stage, done, quiet)
     return seen
 
+# %% ../../nbs/40_engine.ipynb #77d3eb18
+def same_run(old: dict, new: dict, stage: int) -> bool:
+    "Whether two presets agree in everything that a checkpoint of `stage` depends on"
+    ahead = {'stage2'} if stage == 1 else set()
+    return all(old.get(k) == new.get(k) for k in (old.keys() | new.keys()) - ahead)
+
+
 # %% ../../nbs/40_engine.ipynb #c28025b8
 def train_preset(
     name: str,  # preset or .toml file
@@ -209,7 +216,7 @@ def train_preset(
     settings = json.dumps(dataclasses.asdict(preset), indent=1)
     if not quiet: print(settings, file=sys.stderr)
     state = load_checkpoint(out/'latest.pt') if (out/'latest.pt').exists() else None
-    if state and json.loads(state['preset']) != json.loads(settings):
+    if state and not same_run(json.loads(state['preset']), json.loads(settings), state['stage']):
         raise GeoAlignError(f'{out} holds a run with other settings; choose another folder with out=FOLDER or delete it.')
     with write_beside(out/'settings.json') as tmp: tmp.write_text(settings)
     set_seed(preset.seed)

@@ -36,7 +36,8 @@ class StageSettings:
     region_text: str = 'random'
     max_regions: int = 4
     max_negatives: int = 10
-    background: float = 0.  # chance of a background region per picture
+    background: float = 0.  # boxes of plain background per picture with regions
+    zoom: float = 0.  # chance that a picture with regions is shown as a narrow window around one of them
     duplicates: str = 'mask'
     weights: dict = field(default_factory=lambda: dict(global_=1., rpa=.1, hna=.5, vic=.5, htc=1.))  # lambda 1-5
     evaluate_epochs: int = 3  # measure every so many epochs and after the last
