@@ -101,7 +101,7 @@ class Grounder:
     ) -> tuple:  # (GroundResult, 'trained' | 'random' | '')
         from geoalignclip_nb.ground import ground
         model = self.model(name, progress)
-        getattr(model, '_warned', set()).clear()  # a word the model never saw is told each time, not once per process
+        getattr(model, 'warned', set()).clear()  # a word the model never saw is told each time, not once per process
         progress(.6, desc='Grounding')
         return ground(model, image, phrases, boxes=boxes, method=method), 'trained' if getattr(model, 'trained', True) else 'random'
 

@@ -38,7 +38,7 @@ class GeoAlignCLIP(nn.Module):
         self.log_scale_rpa = nn.Parameter(clip.logit_scale.detach().clone().float())
         self.log_scale_hna = nn.Parameter(clip.logit_scale.detach().clone().float())
         self.known_tokens = None  # bool (vocabulary,), set where the file holds a part of the token table
-        self._warned = set()
+        self.warned = set()  # words that a warning has named already; clear it to be told again
 
 # %% ../nbs/13_model.ipynb #8c25c314
 @patch(as_prop=True)
@@ -116,9 +116,9 @@ def tokenize(self: GeoAlignCLIP, texts) -> torch.Tensor:
 def _warn_unknown(model, texts):
     "Say once per word that training never saw it or a part of it"
     for text in texts:
-        words = [w for w in clean_text(text, 100_000).split() if not model.known_tokens[list(token_ids(w))].all() and w not in model._warned]
+        words = [w for w in clean_text(text, 100_000).split() if not model.known_tokens[list(token_ids(w))].all() and w not in model.warned]
         if words: warnings.warn(f"'{clean_text(text, 100_000)[:60]}' holds words that {model.name} never saw in training ({', '.join(words[:5])}); its score means little.")
-        model._warned.update(words)
+        model.warned.update(words)
 
 # %% ../nbs/13_model.ipynb #8cccff76
 @patch
