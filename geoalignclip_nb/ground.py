@@ -192,10 +192,10 @@ def _checked(phrases, boxes, method):
     except (TypeError, ValueError): raise GeoAlignError('A box is not four numbers; give x1, y1, x2, y2 in fractions of the picture.') from None
 
 def _frame(model, size):
-    "The model's own `Preprocess`, or a copy of another size"
+    "A copy of the model's `Preprocess` at `size`, else at the configuration's `ground_size`, else at its own"
     if size is not None and (not isinstance(size, int) or not 1 <= size <= 2048): raise GeoAlignError(f'A size of {size!r} is not possible; give a multiple of the patch, at most 2048.')
     frame = copy.copy(model.preprocess)
-    frame.size = size or frame.size
+    frame.size = size or getattr(model, 'config', {}).get('ground_size') or frame.size
     return frame
 
 # %% ../nbs/14_grounding.ipynb #2d34dec4
@@ -214,7 +214,7 @@ def ground(
     phrases,  # list of texts, or one text
     boxes=None,  # (R,4) xyxy in fractions of the picture
     method: str = 'similarity',  # a key of METHODS
-    size: int = None,  # side of the frame in pixels; None: the model's own. More pixels, more cells (positions are interpolated)
+    size: int = None,  # side of the frame in pixels; None: the configuration's `ground_size`, or the model's own. More pixels, more cells (positions are interpolated)
     scale: tuple = None,  # (vmin, vmax) of the colours; None: `cosine_scale(model)`, or 0 to 1 for relevance
 ) -> GroundResult:
     "Where is each phrase in the picture, and how well does it fit each box?"

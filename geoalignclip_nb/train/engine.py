@@ -197,7 +197,10 @@ def run_stage(model, stage: int, settings: StageSettings, preset: Preset, out: P
 # %% ../../nbs/40_engine.ipynb #77d3eb18
 def same_run(old: dict, new: dict, stage: int) -> bool:
     "Whether two presets agree in everything that a checkpoint of `stage` depends on"
-    ahead = {'stage2'} if stage == 1 else set()
+    start = dataclasses.asdict(Preset())  # a checkpoint from before a setting existed counts as its default
+    fill = lambda p: start | p | {s: dataclasses.asdict(StageSettings()) | p[s] for s in ('stage1', 'stage2') if p.get(s)}
+    ahead = {'ground_size'} | ({'stage2'} if stage == 1 else set())
+    old, new = fill(old), fill(new)
     return all(old.get(k) == new.get(k) for k in (old.keys() | new.keys()) - ahead)
 
 
@@ -233,6 +236,7 @@ def finish(model, preset: Preset, out: Path, seen: torch.Tensor) -> Path:
     "Write the trained model into `out/model`: fp16, only the token rows that training touched"
     last = preset.stage2 or preset.stage1
     model.config['preprocess']['size'] = last.size
+    if preset.ground_size: model.config['ground_size'] = preset.ground_size
     model.eval().keep_tokens(seen)
     model.save_pretrained(out/'model', half=True, trained=True, name=preset.model, preset=dataclasses.asdict(preset))
     with write_beside(out/'model'/'log.jsonl') as tmp: tmp.write_text((out/'log.jsonl').read_text())

@@ -50,6 +50,7 @@ class Preset:
     seed: int = 0
     precision: str = 'bf16'  # 'bf16' (autocast) or 'fp32'
     checkpoint_steps: int = 50
+    ground_size: int = 0  # pixels of the frame in which the finished model grounds phrases; 0: the size of its last stage
     stage1: StageSettings = None
     stage2: StageSettings = None
 
