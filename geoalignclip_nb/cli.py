@@ -112,7 +112,7 @@ def _ground(args):
     from geoalignclip_nb.ground import METHODS, ground
     if args.method not in METHODS: raise GeoAlignError(f'--method {args.method!r} is not known; choose from {", ".join(METHODS)}.')
     from geoalignclip_nb.model import GeoAlignCLIP
-    result = ground(GeoAlignCLIP.from_pretrained(args.model, arch=args.arch), image, phrases, boxes=boxes, method=args.method)
+    result = ground(GeoAlignCLIP.from_pretrained(args.model, arch=args.arch), image, phrases, boxes=boxes, method=args.method, size=args.size)
     record = result.to_dict()
     _write_both(result, record, args.out, args.json)
     for m in record['maps']: print(f'{m["phrase"]}: peak {m["maximum"]:.3f} at x={m["peak"][0]:g} y={m["peak"][1]:g}')
@@ -122,7 +122,7 @@ def _ground(args):
 def _train(args):
     "`geoalign train`: one preset with changed settings; `out=FOLDER` says where the run lives"
     settings = parse_overrides(args.settings)
-    from geoalignclip_nb.train.engine import train_preset
+    from geoalignclip_nb.train.recipe import train_preset
     print(train_preset(args.preset, settings, out=settings.pop('out', None)))
 
 def _models(args):
@@ -153,6 +153,7 @@ def _ground_flags(p):
     p.add_argument('--model', default=BUNDLED, help=f'name, folder or file (default: {BUNDLED}, bundled)')
     p.add_argument('--arch', help='architecture of a checkpoint file given as --model, such as ViT-B-16-quickgelu')
     p.add_argument('--method', default='similarity', help='similarity (default), gradcam or legrad')
+    p.add_argument('--size', type=int, metavar='PIXELS', help="side of the frame that the model sees; more pixels show smaller things (default: the model's own)")
     p.add_argument('--out', metavar='PNG', help='write the heatmaps to this file')
     p.add_argument('--json', metavar='JSON', help='write phrases, boxes, scores and peaks to this file')
 

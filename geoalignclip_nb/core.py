@@ -33,6 +33,8 @@ class Region:
 
     def __post_init__(self):
         self.box = tuple(float(v) for v in self.box)
+        if 1.5 < max(self.box) < float('inf'):  # a box may hang over the edge a little, never by half a picture
+            raise GeoAlignError(f"Box ({', '.join(f'{v:g}' for v in self.box)}) looks like pixels; give fractions 0–1 of the picture (`to_fractions` converts pixels).")
         check_boxes([self.box], limits=(1, 1))
         self.negatives = [tuple(n) for n in self.negatives]
 

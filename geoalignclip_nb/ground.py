@@ -245,7 +245,7 @@ def label(self: GroundResult) -> str:
 def show(self: GroundResult, ncols: int = 4, boxes=None, fig=None):
     "All maps over the picture on one stated scale; `boxes`: per phrase a list of boxes in fractions to draw"
     small = self.image.copy(); small.thumbnail((1200, 1200))  # 100 megapixels need not be coloured
-    return show_heat(small, self.maps, self.phrases, *self.scale, ncols=ncols, label=self.label(), boxes=boxes, fig=fig)
+    return show_heat(small, self.maps, self.phrases, *self.scale, ncols=ncols, label=self.label(), boxes=boxes, marks=[peak(m) for m in self.maps], fig=fig)
 
 # %% ../nbs/14_grounding.ipynb #3a0a4679
 @patch
@@ -264,10 +264,21 @@ def to_dict(self: GroundResult) -> dict:
                 scores=[[num(v) for v in row] for row in self.scores], kind=self.kind, method=self.method, model=self.model,
                 width=w, height=h, unit=num(self.unit), warnings=list(self.warnings), maps=maps)
 
+# %% ../nbs/14_grounding.ipynb #59a9eb82
+def _score_rows(r: GroundResult) -> list:
+    "Table lines of boxes (pixels) and phrases, the best phrase of each box in bold"
+    name = lambda p: p[:40].replace('|', ' ')
+    rows = ['| box, pixels | ' + ' | '.join(map(name, r.phrases)) + ' |', '|---|' + '---:|' * len(r.phrases)]
+    for box, scores in zip(to_pixels(r.boxes, *r.image.size), r.scores):
+        cells = [f'**{v:.2f}**' if v == max(scores) else f'{v:.2f}' for v in scores]
+        rows.append('| ' + ' '.join(f'{v:.0f}' for v in box) + ' | ' + ' | '.join(cells) + ' |')
+    return rows
+
 @patch
 def _repr_markdown_(self: GroundResult):
     rows = [f"| {m['phrase'][:80].replace('|', ' ')} | {m['maximum']:.3f} | {m['peak'][0]:g}, {m['peak'][1]:g} |" for m in self.to_dict()['maps']]
-    return '\n'.join([f'**{self.method}** ({self.kind}) by {self.model}, {self.size} px', '', '| phrase | peak | at x, y |', '|---|---:|---|', *rows, *[f'\n⚠ {w}' for w in self.warnings]])
+    tables = ['', '| phrase | peak | at x, y |', '|---|---:|---|', *rows] + (['', *_score_rows(self)] if len(self.scores) else [])
+    return '\n'.join([f'**{self.method}** ({self.kind}) by {self.model}, {self.size} px', *tables, *[f'\n⚠ {w}' for w in self.warnings]])
 
 # %% ../nbs/14_grounding.ipynb #5b571387
 def pointing_hit(map, boxes) -> bool:

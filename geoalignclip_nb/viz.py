@@ -179,6 +179,7 @@ def show_heat(
     ncols: int = 4,
     label: str = '',  # what the numbers are, such as 'cosine'
     boxes=None,  # P lists of boxes in fractions, drawn on their map
+    marks=None,  # P points (x,y) in fractions, each a small cross on its map
     fig=None,  # a Figure of your own; None: a new one
 ):  # the axes, one per map
     "Every map on the picture, all on one scale with one colour bar; the title gives each map's highest value"
@@ -189,6 +190,7 @@ def show_heat(
     titles = [f'{textwrap.shorten(str(p), 60, placeholder="…")} · {m.max():.2f}' for p, m in zip(phrases, maps)]
     axes = show_grid([overlay(image, m, vmin, vmax, cmap, opacity) for m in maps], titles, ncols, fig=fig)
     for ax, found in zip(axes, boxes if boxes is not None else []): _outline(ax, found, image.size)
+    for ax, (x, y) in zip(axes, marks if marks is not None else []): ax.plot(x * image.width - .5, y * image.height - .5, '+', c='w', ms=9, mew=1.5)
     colour_bar(axes, vmin, vmax, cmap, label, maps)
     return axes
 

@@ -14,7 +14,7 @@ from geoalignclip_nb.core import GeoAlignError, assets_dir
 from geoalignclip_nb.data.loader import LoaderSettings, Loader, Pictures, open_source
 from geoalignclip_nb.losses.objective import Objective
 from geoalignclip_nb.model import GeoAlignCLIP
-from geoalignclip_nb.train import engine
+from geoalignclip_nb.train import engine, recipe
 from geoalignclip_nb.train.presets import load_preset
 
 
@@ -22,17 +22,18 @@ from geoalignclip_nb.train.presets import load_preset
 def pictures(): return Pictures(open_source('scenes:8'), side=96)
 
 
-def loader_for(model, pictures, **settings):
+def loader_for(model, pictures, batch=4, **settings):
     s = LoaderSettings(**(dict(size=64, crop_size=32, regions=True, detailed=True, max_negatives=2) | settings))
-    return Loader([pictures], model.tokenizer, s, 4, model.preprocess.mean, model.preprocess.std)
+    return Loader([pictures], model.tokenizer, s, batch, model.preprocess.mean, model.preprocess.std)
 
 
 @pytest.mark.parametrize('path', sorted((assets_dir()/'presets').glob('*.toml')), ids=lambda p: p.stem)
 def test_every_preset_loads_and_makes_one_step(path, pictures):
+    "At its own sizes, with random weights; a batch of one picture and one region, so that the largest fits"
     preset = load_preset(path.stem)
     model = GeoAlignCLIP.create(preset.model)
     for stage, part in ((1, preset.stage1), (2, preset.stage2)):
-        loader = loader_for(model, pictures, regions=stage == 2, detailed=stage == 2, max_regions=part.max_regions, background=part.background)
+        loader = loader_for(model, pictures, batch=1, size=part.size, crop_size=part.crop_size, regions=stage == 2, detailed=stage == 2, max_regions=1)
         values = engine.train_step(model, loader.batch(0, 0), engine.stage_objective(part, stage), engine.make_optimizer(model, part), part.lr, precision=preset.precision)
         assert all(math.isfinite(v) for v in values.values())
 
@@ -65,7 +66,7 @@ def test_scales_are_clamped():
 
 def test_kill_9_then_the_same_command(tmp_path):
     "A real process, really killed, continued by the same call: the log equals the uninterrupted one"
-    code = "import sys; from geoalignclip_nb.train.engine import train_preset; train_preset('debug', dict(precision='fp32', checkpoint_steps='1'), out=sys.argv[1], quiet=True)"
+    code = "import sys; from geoalignclip_nb.train.recipe import train_preset; train_preset('debug', dict(precision='fp32', checkpoint_steps='1'), out=sys.argv[1], quiet=True)"
     env = os.environ | dict(OMP_NUM_THREADS='1')
     run = lambda name: [sys.executable, '-c', code, str(tmp_path/name)]
     subprocess.run(run('whole'), check=True, env=env, capture_output=True)
@@ -81,9 +82,9 @@ def test_kill_9_then_the_same_command(tmp_path):
 
 
 def test_other_settings_are_refused_and_nothing_is_lost(tmp_path):
-    engine.train_preset('debug', out=tmp_path, quiet=True)
+    recipe.train_preset('debug', out=tmp_path, quiet=True)
     before = (tmp_path/'latest.pt').read_bytes()
-    with pytest.raises(GeoAlignError, match='other settings'): engine.train_preset('debug', dict(seed='5'), out=tmp_path, quiet=True)
+    with pytest.raises(GeoAlignError, match='other settings'): recipe.train_preset('debug', dict(seed='5'), out=tmp_path, quiet=True)
     assert (tmp_path/'latest.pt').read_bytes() == before
 
 
@@ -96,8 +97,8 @@ def test_log_survives_a_line_cut_in_half(tmp_path):
 
 def test_model_card_holds_only_logged_numbers():
     preset = load_preset('debug')
-    card = engine.model_card(preset, [dict(stage=1, step=1, total=1., seconds=3600., images=8, regions=0)], 10)
-    assert '1 steps of 8 pictures' in card and '1.00 h of steps' in card and 'Stage 2' not in card.split('## Settings')[0]
+    card = recipe.model_card(preset, [dict(stage=1, step=1, total=1., seconds=3600., images=8, regions=0)], 10)
+    assert '1 step of 8 pictures' in card and '1.00 h of steps' in card and 'Stage 2' not in card.split('## Settings')[0]
 
 
 def test_real_captions_reach_the_loader(real_data):
@@ -108,9 +109,75 @@ def test_real_captions_reach_the_loader(real_data):
 def test_bad_overrides_name_the_nearest_setting():
     with pytest.raises(GeoAlignError, match="stage2.batch_size"): load_preset('tiny', {'stage2.batchsize': '3'})
     with pytest.raises(GeoAlignError, match='no int'): load_preset('tiny', {'seed': 'x'})
-    with pytest.raises(GeoAlignError, match='debug, tiny'): load_preset('nothing')
+    with pytest.raises(GeoAlignError, match='debug, paper-b16'): load_preset('nothing')
 
 
 def test_settings_are_json(tmp_path):
-    engine.train_preset('debug', out=tmp_path, quiet=True)
+    recipe.train_preset('debug', out=tmp_path, quiet=True)
     assert json.loads((tmp_path/'settings.json').read_text())['stage1']['batch_size'] == 8
+
+
+def test_a_base_gives_what_a_preset_does_not_say():
+    large, base = load_preset('paper-l14-336'), load_preset('paper-b16')
+    assert (large.stage1.size, base.stage1.size) == (336, 224) and large.init == 'ViT-L-14-336-quickgelu.openai'
+    assert (large.stage2.lr, large.stage2.weight_decay, large.stage2.warmup, large.stage2.epochs) == (1e-6, 1e-3, 50, 5)  # paper section 5.1
+
+
+def test_a_preset_that_is_no_toml_is_one_sentence(tmp_path):
+    (tmp_path/'mine.toml').write_text('model = ')
+    with pytest.raises(GeoAlignError, match='mine.toml is no TOML'): load_preset(str(tmp_path/'mine.toml'))
+
+
+def test_reports_are_checked_before_training(tmp_path):
+    with pytest.raises(GeoAlignError, match='unknown'): recipe.train_preset('debug', dict(report='papyrus'), out=tmp_path, quiet=True)
+    assert not (tmp_path/'latest.pt').exists()
+
+
+def test_a_run_starts_from_given_weights_and_leaves_tables(tmp_path):
+    start = GeoAlignCLIP.create('geoalign-debug', seed=9)
+    start.save_pretrained(tmp_path/'start')
+    settings = {'init': str(tmp_path/'start'), 'precision': 'fp32', 'stage1.lr': '0', 'stage2.lr': '0'}
+    made = GeoAlignCLIP.from_pretrained(recipe.train_preset('debug', settings, out=tmp_path/'run', quiet=True))
+    assert torch.equal(made.clip.visual.proj, start.clip.visual.proj.half().float())
+    table = (tmp_path/'run'/'log.csv').read_text().splitlines()
+    assert table[0].startswith('stage,step,lr') and len(table) - 1 == len(engine.Log(tmp_path/'run'/'log.jsonl').read())
+    assert (tmp_path/'run'/'best.pt').exists()
+
+
+def test_stage_2_may_change_while_stage_1_runs():
+    old = json.loads(json.dumps({'seed': 0, 'stage1': {'lr': 1e-4}, 'stage2': {'lr': 1e-6}}))
+    assert recipe.same_run(old, old | {'stage2': {'lr': 1.}}, 1) and not recipe.same_run(old, old | {'stage2': {'lr': 1.}}, 2)
+    assert not recipe.same_run(old, old | {'stage1': {'lr': 1.}}, 1) and recipe.same_run(old, old | {'report': []}, 2)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    model, preset = GeoAlignCLIP.create('geoalign-debug'), load_preset('debug')
+    write = lambda step: engine.save_checkpoint(tmp_path/'latest.pt', model, engine.make_optimizer(model, preset.stage1), 1, step, preset, torch.zeros(1, dtype=torch.bool))
+    write(8)
+    before = (tmp_path/'latest.pt').read_bytes()
+
+    def save(state, file):
+        with open(file, 'wb') as f: f.write(b'half of it')
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(engine.torch, 'save', save)
+    with pytest.raises(GeoAlignError, match='free some space'): write(9)
+    assert (tmp_path/'latest.pt').read_bytes() == before
+    assert not [p.name for p in tmp_path.iterdir() if 'tmp' in p.name or p.name.startswith('.')]
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path/'file').write_text('in the way')
+    with pytest.raises(GeoAlignError, match='choose another'): recipe.train_preset('debug', out=tmp_path/'file'/'run', quiet=True)
+
+
+def test_a_loss_that_becomes_nan_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    real, calls = engine.train_step, []
+
+    def poisoned(model, batch, *rest):
+        calls.append(1)
+        if len(calls) == 3: batch['images'] = batch['images'] * float('nan')
+        return real(model, batch, *rest)
+    monkeypatch.setattr(engine, 'train_step', poisoned)
+    with pytest.raises(GeoAlignError, match='not finite'): recipe.train_preset('debug', {'checkpoint_steps': '1'}, out=tmp_path, quiet=True)
+    state = engine.load_checkpoint(tmp_path/'latest.pt')
+    assert state['step'] == 2 and all(v.isfinite().all() for v in state['model'].values() if v.is_floating_point())

@@ -23,7 +23,7 @@ ARROWS = {
     'zoo': ['model'],
     'bench.*': ['zoo', 'model', 'data.*', 'bench.*'],
     'detection.*': ['zoo', 'model', 'data.*', 'bench.metrics', 'detection.*'],
-    'train.*': ['model', 'losses.*', 'data.*', 'scenes', 'bench.metrics', 'train.*'],
+    'train.*': ['model', 'losses.*', 'data.*', 'scenes', 'bench.*', 'train.*'],
     'study.*': ['train.*', 'bench.*', 'detection.*', 'ground', 'study.*'],
     'cli': ['*'],
 }

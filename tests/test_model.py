@@ -91,6 +91,17 @@ def test_open_clip_files_load_strictly(tmp_path, wrap):
     assert (ours - theirs).abs().max() < 1e-5
 
 
+def test_weights_are_named_after_where_they_come_from(model, tmp_path):
+    "random: from a seed; trained: from a training that said so; loaded: from a file that says nothing about itself"
+    assert 'random weights' in repr(model) and not model.trained
+    assert 'trained weights' in repr(GeoAlignCLIP.from_pretrained('geoalign-tiny'))
+    torch.save(model.state_dict(), tmp_path/'some.pt')
+    loaded = GeoAlignCLIP.from_pretrained(tmp_path/'some.pt', arch='geoalign-tiny')
+    loaded.save_pretrained(tmp_path/'folder')
+    for m in (loaded, GeoAlignCLIP.from_pretrained(tmp_path/'folder')):
+        assert 'loaded weights' in repr(m) and 'trained weights' not in repr(m) and m.trained  # not known to be random
+
+
 def test_wrong_architecture_says_which_keys(tmp_path):
     torch.save(build_clip(architecture('geoalign-tiny')).state_dict(), tmp_path/'w.pt')
     with pytest.raises(GeoAlignError, match='instead of|missing'): GeoAlignCLIP.from_pretrained(tmp_path/'w.pt', arch='ViT-B-16')

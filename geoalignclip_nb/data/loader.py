@@ -121,6 +121,7 @@ class LoaderSettings:
     "How samples become items"
     size: int = 128  # pixels of the square input
     crop_size: int = 0  # pixels of region crops; 0: no crops
+    augment: bool = True  # False: every picture whole and upright
     min_area: float = 0.5  # smallest window of a random view
     plain_share: float = 0.5  # share of region pictures that are shown whole and unturned, with all their texts
     region_text: str = 'random'  # 'phrase', 'description' or 'random'
@@ -169,7 +170,7 @@ def background_regions(regions, view: View, number: float, rng) -> list:
 # %% ../../nbs/36_loader.ipynb #765b8baf
 def item_view(sample: Sample, settings: LoaderSettings, rng, train: bool = True) -> View:
     "Whole, a narrow window around a region, or a random view, as the settings say"
-    if not train: return View()
+    if not (train and settings.augment): return View()
     if settings.regions and sample.regions:
         if settings.zoom and rng.random() < settings.zoom: return zoom_view(rng, rng.choice(sample.regions).box)
         if rng.random() < settings.plain_share: return View()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['learning_rate', 'make_optimizer', 'fast_math', 'clamp_scales', 'train_step', 'save_checkpoint', 'load_checkpoint',
            'embed_pictures', 'embed_texts', 'evaluate_retrieval', 'Log', 'stage_objective', 'drop_patches', 'step_once',
-           'measure', 'stage_loader', 'run_stage', 'same_run', 'train_preset', 'finish', 'model_card']
+           'measure', 'stage_loader', 'run_stage']
 
 # %% ../../nbs/40_engine.ipynb #d7fe0ed2
 import contextlib, dataclasses, json, math, sys, time
@@ -16,11 +16,11 @@ import torch
 from tqdm import tqdm
 
 from ..bench.metrics import retrieval_metrics
-from ..core import GeoAlignError, asset, set_seed, write_beside
+from ..core import GeoAlignError, write_beside
 from ..data.loader import Loader, LoaderSettings, Pictures, open_source, to_float, view_image, View
 from ..losses.objective import Objective
 from ..model import GeoAlignCLIP
-from .presets import Preset, StageSettings, load_preset
+from .presets import Preset, StageSettings
 from ..vision import load_image
 
 # %% ../../nbs/40_engine.ipynb #f51f3a2e
@@ -114,11 +114,12 @@ def evaluate_retrieval(model, pictures: Pictures, size: int) -> dict:
 
 # %% ../../nbs/40_engine.ipynb #d984fd67
 class Log:
-    "JSON lines in `path`; `after(stage, step)` drops what lies behind a checkpoint"
-    def __init__(self, path): self.path = Path(path)
+    "JSON lines in `path`; `after(stage, step)` drops what lies behind a checkpoint; `listeners` are called with every new line"
+    def __init__(self, path, listeners=()): self.path, self.listeners = Path(path), listeners
 
     def add(self, **row):
         with self.path.open('a') as f: f.write(json.dumps(row) + '\n')
+        for listener in self.listeners: listener(row)
 
     def read(self) -> list:
         if not self.path.exists(): return []
@@ -161,24 +162,28 @@ def step_once(model, batch, objective, optimizer, settings, preset, seen, log, s
             images=len(batch['images']), regions=len(batch.get('boxes', [])), **{k: round(v, 5) for k, v in parts.items()})
 
 # %% ../../nbs/40_engine.ipynb #559eba83
-def measure(model, validation, settings, preset, log, stage, done, quiet):
-    "Retrieval on each validation source, into the log"
+def measure(model, validation, settings, preset, log, stage, done, quiet) -> bool:
+    "Retrieval on each validation source, into the log; True where the mean over the sources is the best of this stage so far"
     for spec, pictures in zip(settings.validation, validation):
         with fast_math(model.device.type, preset.precision): metrics = evaluate_retrieval(model, pictures, settings.size)
         log.add(stage=stage, step=done, validation=spec, **{k: round(v, 3) for k, v in metrics.items()})
         if not quiet: print(f"{spec}: mean recall {metrics['mean_recall']:.2f} (n={metrics['n']})", file=sys.stderr)
+    means = {}
+    for r in log.read():
+        if r['stage'] == stage and 'validation' in r: means.setdefault(r['step'], []).append(r['mean_recall'])
+    return done in means and means[done] == max(means.values(), key=sum)
 
 # %% ../../nbs/40_engine.ipynb #b3eb92e6
 def stage_loader(model, stage: int, settings: StageSettings, preset: Preset, quiet: bool) -> Loader:
     "The batches of a stage; regions, detailed captions and crops belong to Stage II"
-    items = LoaderSettings(settings.size, settings.crop_size, settings.min_area, region_text=settings.region_text, max_regions=settings.max_regions,
+    items = LoaderSettings(settings.size, settings.crop_size, settings.augment, settings.min_area, region_text=settings.region_text, max_regions=settings.max_regions,
                            max_negatives=settings.max_negatives, background=settings.background, zoom=settings.zoom, detailed=stage == 2, regions=stage == 2)
     return Loader(_open(settings.sources, settings.side, preset.seed, quiet), model.tokenizer, items, settings.batch_size, model.preprocess.mean, model.preprocess.std, preset.seed)
 
 # %% ../../nbs/40_engine.ipynb #7515ad25
-def run_stage(model, stage: int, settings: StageSettings, preset: Preset, out: Path, state: dict = None, quiet: bool = False) -> torch.Tensor:
-    "Train one stage into `out` (latest.pt, log.jsonl), from `state` where given; returns which tokens were seen"
-    log, optimizer, objective = Log(out/'log.jsonl'), make_optimizer(model, settings), stage_objective(settings, stage)
+def run_stage(model, stage: int, settings: StageSettings, preset: Preset, out: Path, state: dict = None, quiet: bool = False, listeners=()) -> torch.Tensor:
+    "Train one stage into `out` (latest.pt, best.pt, log.jsonl), from `state` where given; returns which tokens were seen"
+    log, optimizer, objective = Log(out/'log.jsonl', listeners), make_optimizer(model, settings), stage_objective(settings, stage)
     resumed = state is not None and state['stage'] == stage
     if resumed: optimizer.load_state_dict(state['optimizer'])
     done, seen = (state['step'] if resumed else 0), state['seen'] if state else torch.zeros(49408, dtype=torch.bool)
@@ -191,70 +196,6 @@ def run_stage(model, stage: int, settings: StageSettings, preset: Preset, out: P
             done += 1
             step_once(model, batch, objective, optimizer, settings, preset, seen, log, stage, done, total)
             if done % preset.checkpoint_steps == 0 or done == total: save_checkpoint(out/'latest.pt', model, optimizer, stage, done, preset, seen)
-        if (epoch + 1) % settings.evaluate_epochs == 0 or epoch + 1 == settings.epochs: measure(model, validation, settings, preset, log, stage, done, quiet)
+        if (epoch + 1) % settings.evaluate_epochs == 0 or epoch + 1 == settings.epochs:
+            if measure(model, validation, settings, preset, log, stage, done, quiet): save_checkpoint(out/'best.pt', model, optimizer, stage, done, preset, seen)
     return seen
-
-# %% ../../nbs/40_engine.ipynb #77d3eb18
-def same_run(old: dict, new: dict, stage: int) -> bool:
-    "Whether two presets agree in everything that a checkpoint of `stage` depends on"
-    start = dataclasses.asdict(Preset())  # a checkpoint from before a setting existed counts as its default
-    fill = lambda p: start | p | {s: dataclasses.asdict(StageSettings()) | p[s] for s in ('stage1', 'stage2') if p.get(s)}
-    ahead = {'ground_size'} | ({'stage2'} if stage == 1 else set())
-    old, new = fill(old), fill(new)
-    return all(old.get(k) == new.get(k) for k in (old.keys() | new.keys()) - ahead)
-
-
-# %% ../../nbs/40_engine.ipynb #c28025b8
-def train_preset(
-    name: str,  # preset or .toml file
-    overrides: dict = None,  # {'stage1.epochs': '2'}
-    out=None,  # folder of the run; default runs/NAME
-    quiet: bool = False,
-) -> Path:  # folder of the finished model
-    "Train (or go on training) a preset; raises `GeoAlignError` for bad settings, missing data or a run with other settings"
-    preset = load_preset(name, overrides)
-    out = Path(out or Path('runs')/Path(name).stem)
-    try: out.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise GeoAlignError(f'Folder {out} cannot be made ({e.strerror}); choose another with out=FOLDER.') from None
-    settings = json.dumps(dataclasses.asdict(preset), indent=1)
-    if not quiet: print(settings, file=sys.stderr)
-    state = load_checkpoint(out/'latest.pt') if (out/'latest.pt').exists() else None
-    if state and not same_run(json.loads(state['preset']), json.loads(settings), state['stage']):
-        raise GeoAlignError(f'{out} holds a run with other settings; choose another folder with out=FOLDER or delete it.')
-    with write_beside(out/'settings.json') as tmp: tmp.write_text(settings)
-    set_seed(preset.seed)
-    model = GeoAlignCLIP.create(preset.model, seed=preset.seed)
-    if state: model.load_state_dict(state['model']); Log(out/'log.jsonl').after(state['stage'], state['step'])
-    for stage, part in ((1, preset.stage1), (2, preset.stage2)):
-        if part is None or (state and state['stage'] > stage): continue
-        seen = run_stage(model, stage, part, preset, out, state, quiet)
-        state = dict(seen=seen, stage=stage, step=0, model=None, optimizer=None)
-    return finish(model, preset, out, seen)
-
-# %% ../../nbs/40_engine.ipynb #c96a8ce4
-def finish(model, preset: Preset, out: Path, seen: torch.Tensor) -> Path:
-    "Write the trained model into `out/model`: fp16, only the token rows that training touched"
-    last = preset.stage2 or preset.stage1
-    model.config['preprocess']['size'] = last.size
-    if preset.ground_size: model.config['ground_size'] = preset.ground_size
-    model.eval().keep_tokens(seen)
-    model.save_pretrained(out/'model', half=True, trained=True, name=preset.model, preset=dataclasses.asdict(preset))
-    with write_beside(out/'model'/'log.jsonl') as tmp: tmp.write_text((out/'log.jsonl').read_text())
-    with write_beside(out/'model'/'README.md') as tmp: tmp.write_text(model_card(preset, Log(out/'log.jsonl').read(), int(seen.sum())))
-    return out/'model'
-
-# %% ../../nbs/40_engine.ipynb #ed0ce8d4
-def model_card(preset: Preset, rows: list, tokens: int) -> str:
-    "Markdown: what the model was trained on, for how long, with what result; every number comes from the log"
-    lines = [f'# {preset.model}', '', 'Trained from random weights by this repository with the preset below. Weights are for research use: the picture sets named here have research-only terms.', '']
-    for stage, part in ((1, preset.stage1), (2, preset.stage2)):
-        steps = [r for r in rows if r['stage'] == stage and 'total' in r]
-        if not steps: continue
-        hours = sum(r['seconds'] for r in steps) / 3600
-        lines += [f'## Stage {stage}', '', f"* sources: {', '.join(part.sources)}", f'* {len(steps)} steps of {part.batch_size} pictures at {part.size} px, peak learning rate {part.lr:g}, seed {preset.seed}',
-                  f"* {sum(r['images'] for r in steps):,} pictures and {sum(r['regions'] for r in steps):,} regions seen, {hours:.2f} h of steps", '']
-    lines += ['## Retrieval on validation splits while training', '', 'All sentences kept, own-image rule, ties in expectation; percent.', '',
-              '| stage | step | set | n | sentences | I2T R@1 | R@5 | R@10 | T2I R@1 | R@5 | R@10 | mean recall |', '|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|']
-    for r in rows:
-        if 'validation' in r: lines.append('| ' + ' | '.join(str(v) for v in (r['stage'], r['step'], r['validation'], r['n'], r['n_texts'], *(f'{r[k]:.1f}' for k in ('i2t_r1', 'i2t_r5', 'i2t_r10', 't2i_r1', 't2i_r5', 't2i_r10', 'mean_recall')))) + ' |')
-    return '\n'.join(lines + ['', f'{tokens:,} of the 49,408 tokens were seen in training; all others share one vector.', '', '## Settings', '', '```json', json.dumps(dataclasses.asdict(preset), indent=1), '```', ''])

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/grounding_quality.py                                   # the bundled model, scenes only
     python tests/benchmarks/grounding_quality.py --data FOLDER_WITH_rsod           # and the validation part of RSOD
+    python tests/benchmarks/grounding_quality.py --data FOLDER --part train --size 320 --out /elsewhere/320.json   # to choose a size
     python tests/benchmarks/grounding_quality.py --model ViT-B-16-quickgelu.openai --n 50 --out /elsewhere/b16.json
 
 `--data` defaults to GEOALIGN_DATA, else GEOALIGN_TEST_DATA. The result goes to nbs/assets/results/grounding_quality.json, where
@@ -47,10 +48,10 @@ def scenes(n, seed):
         yield s.image, present, absent_phrases(s, 2, seed=seed + i)
 
 
-def rsod(root, n, seed):
-    "Validation pictures of RSOD, one phrase per class present; the other classes are absent as far as the annotation goes"
+def rsod(root, n, seed, part='val'):
+    "Pictures of one part of RSOD, one phrase per class present; the other classes are absent as far as the annotation goes"
     from geoalignclip_nb.data.sources import coco_boxes
-    samples = coco_boxes(Path(root)/'rsod', 'val', 'rsod')
+    samples = coco_boxes(Path(root)/'rsod', part, 'rsod')
     samples = sorted(samples, key=lambda s: stable_hash(f'{seed}{s.id}'))[:n]
     for s in samples:
         kinds = list(dict.fromkeys(r.category for r in s.regions))
@@ -65,17 +66,18 @@ def auroc(present, absent):
 
 
 def ask(model, image, present, absent, method):
-    "One picture: per present phrase (hit, energy, class), and the peaks of present and absent phrases (cosines only: a relevance has no zero)"
+    "One picture: per present phrase (hit, energy, class), the peaks of present and absent phrases, and what three quarters of the cells stay below where a phrase is absent (cosines only: a relevance has no zero)"
     if METHODS[method].kind != 'cosine': absent = []
     r = ground(model, image, [p for p, _, _ in present] + absent, method=method)
     peaks = [float(m.max()) for m in r.maps] if r.kind == 'cosine' else []
     marks = [(pointing_hit(m, b), energy_in_box(m, b, (128, 128)), k) for m, (_, b, k) in zip(r.maps, present)]
-    return marks, peaks[:len(present)], peaks[len(present):], r.maps.shape[1:]
+    floors = [float(np.percentile(m, 75)) for m in r.maps[len(present):]]
+    return marks, peaks[:len(present)], peaks[len(present):], floors, r.maps.shape[1:]
 
 
 def blind(maps, present):
     "The same without looking: `maps` gives one map"
-    return [(pointing_hit(m, b), energy_in_box(m, b, (128, 128)), k) for _, b, k in present for m in [maps()]], [], []
+    return [(pointing_hit(m, b), energy_in_box(m, b, (128, 128)), k) for _, b, k in present for m in [maps()]], [], [], []
 
 
 def numbers(items):
@@ -98,18 +100,18 @@ def summary(dataset, method, items, seed, resamples=300):
 
 
 def measure(dataset, pictures, model, untrained, seed):
-    "All rows of one set of pictures, and the peaks of cosines that give the colour scale"
+    "All rows of one set of pictures, and the two lists of cosines that give the colour scale: peaks of present phrases, floors of absent ones"
     rng, items = np.random.default_rng(seed), {}
     for image, present, absent in pictures:
         image = load_image(image)
         for name in METHODS:
             *item, shape = ask(model, image, present, absent, name)
             items.setdefault(name, []).append(item)
-        items.setdefault('random weights', []).append(ask(untrained, image, present, absent, 'similarity')[:3])
+        items.setdefault('random weights', []).append(ask(untrained, image, present, absent, 'similarity')[:4])
         items.setdefault('centre', []).append(blind(centre_map, present))
         items.setdefault('random map', []).append(blind(lambda: rng.random(shape), present))
     found = items['similarity']
-    return [summary(dataset, k, v, seed) for k, v in items.items()], [p for i in found for p in i[1]], [p for i in found for p in i[2]]
+    return [summary(dataset, k, v, seed) for k, v in items.items()], [p for i in found for p in i[1]], [p for i in found for p in i[3]]
 
 
 def load(name):
@@ -131,22 +133,28 @@ def main():
     p.add_argument('--n', type=int, default=160, help='pictures of each set at most')
     p.add_argument('--seed', type=int, default=70_000, help='of the scenes (far from training seeds), the bootstrap and the random maps')
     p.add_argument('--data', default=os.environ.get('GEOALIGN_DATA') or os.environ.get('GEOALIGN_TEST_DATA'), help='folder that holds rsod/')
+    p.add_argument('--part', default='val', choices=('train', 'val'), help='part of RSOD; settings are chosen on train, numbers are reported on val')
+    p.add_argument('--size', type=int, help='pixels of the frame; without it the size that ground takes by itself')
     p.add_argument('--out', default=assets_dir()/RESULTS)
     a = p.parse_args()
-    start, rows, present, absent = time.time(), [], [], []
+    start, rows, present, floors = time.time(), [], [], []
     warnings.filterwarnings('ignore', message='.*never saw in training.*')
     model, untrained, sha = load(a.model)
+    if a.size: model.config['ground_size'] = a.size
+    untrained.config['ground_size'] = size = model.config.get('ground_size') or model.preprocess.size
     sets = {'scenes': scenes(a.n, a.seed)}
-    if a.data and (Path(a.data)/'rsod').is_dir(): sets['RSOD val'] = rsod(a.data, a.n, a.seed)
+    if a.data and (Path(a.data)/'rsod').is_dir(): sets[f'RSOD {a.part}'] = rsod(a.data, a.n, a.seed, a.part)
     for name, pictures in sets.items():
         r, up, down = measure(name, pictures, model, untrained, a.seed)
-        rows += r; present += up; absent += down
-        for row in r: print(f"{name:9} {row['method']:15} N={row['n_texts']:4} " + ' '.join(f'{k} {v:.3f}' for k, v in row['metrics'].items() if v is not None))
-    low, high = float(np.median(absent)), float(np.percentile(present, 90))
+        rows += r; present += up; floors += down
+        for row in r:
+            print(f"{name:9} {row['method']:15} N={row['n_texts']:4} " + ' '.join(f'{k} {v:.3f}' for k, v in row['metrics'].items() if v is not None)
+                  + ' | ' + ' '.join(f"{k} {c['pointing_game']:.2f}" for k, c in row['classes'].items()))
+    low, high = float(np.median(floors)), float(np.percentile(present, 90))
     main_row = next(r for r in rows[::-1] if r['method'] == 'similarity')
-    out = dict(task='grounding', dataset=main_row['dataset'], split='val', n=main_row['n'], n_texts=main_row['n_texts'],
+    out = dict(task='grounding', dataset=main_row['dataset'], split=a.part, n=main_row['n'], n_texts=main_row['n_texts'],
                skipped={} if len(sets) == 2 else {'RSOD was not found': 1}, model=model.name, trained=model.trained, checkpoint=sha,
-               resolution=model.preprocess.size, context_length=model.tokenizer.context_length, resize_mode=model.preprocess.mode, templates=['{}'],
+               resolution=size, context_length=model.tokenizer.context_length, resize_mode=model.preprocess.mode, templates=['{}'],
                metrics=main_row['metrics'], ci95=main_row['ci95'], rows=rows, cosine_scale=[round(low, 3), round(high, 3)] if high > low + .01 else None,
                seconds=round(time.time() - start, 1), device='cpu', threads=torch.get_num_threads(),
                versions=dict(torch=torch.__version__, python=platform.python_version()), seed=a.seed, date=datetime.date.today().isoformat())

@@ -1,0 +1,353 @@
+"""The benchmark pages against twins that write out what a number means, and against bad input."""
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from geoalignclip_nb.bench import fine_grained as fine
+from geoalignclip_nb.bench import region_classification as region
+from geoalignclip_nb.bench import retrieval
+from geoalignclip_nb.bench import scene_classification as scene
+from geoalignclip_nb.core import GeoAlignError, Region, Sample, stable_hash
+from geoalignclip_nb.data.loader import Pictures
+from geoalignclip_nb.model import GeoAlignCLIP
+from geoalignclip_nb.vision import Preprocess
+
+WORDS = ['plane', 'ship', 'tank', 'red plane', 'blue plane', 'a plane on the left', 'a ship on the left', 'a plane on the right', 'pool', 'field']
+
+
+class Colours:
+    "A stand-in for the model: pictures and boxes are their mean colour, texts are fixed vectors; the arithmetic around it is what is tested"
+    def __init__(self, table=None, flat=False):
+        self.preprocess = Preprocess(size=32, mode='squash', mean=(0, 0, 0), std=(1, 1, 1))
+        self.table, self.flat, self.texts = table or {}, flat, []
+
+    def eval(self): return self
+
+    def unit(self, x): return torch.nn.functional.normalize(torch.ones_like(x) if self.flat else x + 1e-3, dim=-1)
+
+    def encode_image(self, images): return self.unit(images.mean((2, 3)))
+
+    def encode_regions(self, images, boxes):
+        b = boxes.round().long().tolist()
+        return self.unit(torch.stack([images[i, :, y1:y2, x1:x2].mean((1, 2)) for i, x1, y1, x2, y2 in b]))
+
+    def encode_text(self, texts):
+        self.texts += texts
+        rows = [self.table.get(t) or np.random.default_rng(stable_hash(t)).uniform(0, 1, 3).tolist() for t in texts]
+        return self.unit(torch.tensor(rows, dtype=torch.float32))
+
+
+RED, GREEN, BLUE = [1., 0, 0], [0, 1., 0], [0, 0, 1.]
+TABLE = {'red': RED, 'green': GREEN, 'blue': BLUE}
+
+
+def picture(left, right, regions=(), id='p', **words) -> Sample:
+    "Two halves of plain colour, 32 × 32"
+    a = np.zeros((32, 32, 3), np.uint8)
+    a[:, :16], a[:, 16:] = np.array(left) * 255, np.array(right) * 255
+    return Sample(Image.fromarray(a), regions=list(regions), id=id, **words)
+
+
+def place(r):  # where the truth lands when ties are written out: a list of possible ranks, equally likely
+    positive, negatives = r
+    greater, equal = sum(n > positive for n in negatives), sum(n == positive for n in negatives)
+    return range(greater, greater + equal + 1)
+
+
+LEFT, RIGHT = (0, 0, .5, 1), (.5, 0, 1, 1)
+
+
+# Fine-grained choice
+
+@pytest.mark.parametrize('seed', range(5))
+def test_choice_hits_equals_double_loop(seed):
+    rng = np.random.default_rng(seed)
+    positive = rng.integers(0, 4, 30) / 4  # coarse steps: many ties
+    owner = rng.integers(0, 30, 150)
+    negative = rng.integers(0, 4, 150) / 4
+    got = fine.choice_hits(positive, negative, owner, ks=(1, 2, 5))
+    for k, row in enumerate(got):
+        ranks = place((positive[k], [n for n, o in zip(negative, owner) if o == k]))
+        assert row == pytest.approx([np.mean([r < top for r in ranks]) for top in (1, 2, 5)])
+
+
+def test_choice_hits_equals_all_orders():
+    positive, negatives = .5, [.5, .5, .2, .7]
+    orders = [np.array(o) for o in itertools.permutations(range(5))]
+    scores = np.array([positive, *negatives])
+    first = np.mean([np.flatnonzero(o[np.argsort(-scores[o], kind='stable')] == 0)[0] < 3 for o in orders])
+    assert fine.choice_hits([positive], negatives, [0] * 4, ks=(3,))[0, 0] == pytest.approx(first)
+
+
+def test_choice_hits_of_nothing():
+    assert fine.choice_hits([], [], []).shape == (0, 2)
+    assert fine.choice_hits([.1], [], []).tolist() == [[1, 1]]
+
+
+def negatives(*texts, kind='attribute'): return [(t, kind) for t in texts]
+
+
+def test_fine_grained_by_hand():
+    "Left half red, right half green: the truths are right, the near misses wrong, one region has none"
+    s = picture(RED, GREEN, [Region(LEFT, 'red', 'red', negatives('green', 'blue')), Region(RIGHT, 'green', 'green', negatives('blue', kind='category')), Region(LEFT, 'blue')])
+    got = fine.fine_grained(Colours(TABLE), Pictures([s], 32), 32)
+    assert (got['acc1'], got['acc5'], got['n'], got['skipped']) == (100, 100, 2, {'no near misses': 1})
+    assert got['chance']['acc1'] == pytest.approx(100 * (1/3 + 1/2) / 2) and got['n_texts'] == 3 and got['negatives'] == 1.5
+    json.dumps(got, allow_nan=False)
+    assert {k: (v['n'], v['chance']) for k, v in got['kinds'].items()} == {'attribute': (1, pytest.approx(100/3)), 'category': (1, 50)}
+
+
+def test_fine_grained_of_a_liar():
+    s = picture(RED, GREEN, [Region(LEFT, 'green', 'green', negatives('red'))])
+    assert fine.fine_grained(Colours(TABLE), Pictures([s], 32), 32)['acc1'] == 0
+    assert fine.fine_grained(Colours(TABLE), Pictures([s], 32), 32, view='crop')['acc1'] == 0
+
+
+def test_a_silent_model_is_at_chance():
+    "Every vector the same: all ties, so every accuracy is its chance (FG-CLIP's rule would say 100)"
+    regions = [Region(LEFT, w, w, negatives(*(x for x in WORDS if x != w))) for w in WORDS[:3]]
+    got = fine.fine_grained(Colours(flat=True), Pictures([picture(RED, BLUE, regions)], 32), 32)
+    assert got['acc1'] == pytest.approx(got['chance']['acc1']) and got['acc5'] == pytest.approx(got['chance']['acc5'])
+    assert all(v['acc1'] == pytest.approx(v['chance']) for v in got['kinds'].values())
+
+
+def test_distinct_texts_are_encoded_once():
+    regions = [Region(LEFT, 'red', 'red', negatives('green', 'blue'))] * 5
+    model = Colours(TABLE)
+    fine.fine_grained(model, Pictures([picture(RED, GREEN, regions)], 32), 32)
+    assert sorted(model.texts) == ['blue', 'green', 'red']
+
+
+def test_limit():
+    s = picture(RED, GREEN, [Region(LEFT, 'red', 'red', negatives('green', 'blue', 'pool'))])
+    got = fine.fine_grained(Colours(TABLE), Pictures([s], 32), 32, limit=1)
+    assert got['negatives'] == 1 and got['chance']['acc1'] == 50
+
+
+@pytest.mark.parametrize('samples', [[], [picture(RED, RED)], [picture(RED, RED, [Region(LEFT, 'red')])], [picture(RED, RED, [Region(LEFT, 'red', 'red', negatives('red', ''))])]])
+def test_fine_grained_without_near_misses(samples):
+    with pytest.raises(GeoAlignError, match='near misses'): fine.fine_grained(Colours(), Pictures(samples, 32), 32)
+
+
+def test_near_misses_stay_with_their_text():
+    r = Region(LEFT, 'white plane', 'A white plane on the left.', [('A red plane on the left.', 'attribute'), ('ship', 'category'), ('red plane', 'attribute'), ('A white plane on the right.', 'orientation')])
+    sentence, phrase, both = (fine.near_misses(r, t)[1] for t in ('description', 'phrase', 'any'))
+    assert [t for t, _ in sentence] == ['A red plane on the left.', 'A white plane on the right.'] and [t for t, _ in phrase] == ['ship', 'red plane']
+    assert len(both) == 4
+
+
+# Regions
+
+def test_region_vectors_keep_their_order():
+    "Pictures without boxes in between, batches of one: the same rows"
+    samples = [picture(c, d) for c, d in itertools.product((RED, GREEN, BLUE), repeat=2)]
+    arrays = Pictures(samples, 32).arrays
+    boxes = [[LEFT, RIGHT], [], [RIGHT], [], [LEFT, LEFT, RIGHT], [LEFT]]
+    rows = [[a[:, :16] if b == LEFT else a[:, 16:], b] for a, bs in zip(arrays, boxes) for b in bs]
+    want = torch.nn.functional.normalize(torch.tensor(np.array([r[0].mean((0, 1)) / 255 + 1e-3 for r in rows]), dtype=torch.float32), dim=-1)
+    for batch in (1, 2, 64):
+        for view in ('roi', 'crop'): assert torch.allclose(fine.embed_regions(Colours(), arrays, boxes, 32, view, batch), want, atol=.02), (batch, view)
+
+
+def test_boxes_that_hang_over_are_cut():
+    arrays = Pictures([picture(RED, GREEN)], 32).arrays
+    got = fine.embed_regions(Colours(), arrays, [[(-.5, -.2, .5, 1.2)]], 32, 'crop')
+    assert got[0].argmax() == 0 and torch.isfinite(got).all()
+
+
+@pytest.mark.parametrize('view', ['roi', 'crop'])
+def test_one_region_of_the_bundled_size(view):
+    "The real model's own path: one picture, one box"
+    model = GeoAlignCLIP.from_pretrained('geoalign-tiny')
+    s = picture(RED, GREEN, [Region(LEFT, 'a plane', 'a plane', negatives('a ship'), category='plane')])
+    got = fine.fine_grained(model, Pictures([s], 64), 64, view=view)
+    assert got['n'] == 1 and got['acc1'] in (0, 50, 100) and got['ci95']['acc1'] == (got['acc1'],) * 2
+    got = region.region_classification(model, Pictures([s], 64), dict(plane=['plane'], ship=['ship']), 64, 'plain', view)
+    assert got['n'] == 1 and sum(map(sum, got['confusion'])) == 1
+
+
+# Classes
+
+CLASSES = dict(red=['red'], green=['green'], blue=['blue'])
+
+
+def test_region_classification_by_hand():
+    regions = [Region(LEFT, category='Red'), Region(RIGHT, category='green'), Region(RIGHT, category='red'), Region(LEFT, category='volcano'), Region(LEFT)]
+    for view in ('roi', 'crop'):
+        got = region.region_classification(Colours(TABLE), Pictures([picture(RED, GREEN, regions)], 32), CLASSES, 32, ['{}'], view)
+        assert got['acc1'] == pytest.approx(200/3) and got['acc1_macro'] == pytest.approx(75) and got['acc5'] == 100
+        assert got['skipped'] == {'unknown class volcano': 1, 'unknown class (none)': 1}
+        assert got['per_class'] == dict(red=dict(n=2, acc1=50), green=dict(n=1, acc1=100), blue=dict(n=0, acc1=None))
+        assert got['confusion'] == [[1, 1, 0], [0, 1, 0], [0, 0, 0]] and got['majority'] == pytest.approx(200/3)
+        json.dumps(got, allow_nan=False)
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_classification_result_equals_double_loop(seed):
+    rng = np.random.default_rng(seed)
+    scores, target, owner = rng.integers(0, 5, (40, 8)) / 5, rng.integers(0, 6, 40), rng.integers(0, 12, 40)  # ties, two classes absent
+    got = region.classification_result(scores, target, owner, list('abcdefgh'))
+    hits = {1: [], 5: []}
+    for row, t in zip(scores, target):
+        ranks = place((row[t], [s for c, s in enumerate(row) if c != t]))
+        for k in hits: hits[k].append(np.mean([r < k for r in ranks]))
+    assert got['acc1'] == pytest.approx(100 * np.mean(hits[1])) and got['acc5'] == pytest.approx(100 * np.mean(hits[5]))
+    per = [100 * np.mean([h for h, t in zip(hits[1], target) if t == c]) for c in range(8) if c in target]
+    assert got['acc1_macro'] == pytest.approx(np.mean(per)) and got['per_class']['h'] == dict(n=0, acc1=None)
+    m = np.zeros((8, 8))
+    for row, t in zip(scores, target):
+        best = [c for c in range(8) if row[c] == max(row)]
+        for c in best: m[t, c] += 1 / len(best)
+    assert np.allclose(got['confusion'], m) and got['acc1'] == pytest.approx(100 * np.trace(m) / 40)
+    assert got['ci95']['acc1'][0] <= got['acc1'] <= got['ci95']['acc1'][1]
+
+
+def test_class_vectors_are_renormalised_means():
+    model = Colours(TABLE)
+    got = region.class_vectors(model, dict(warm=['red', 'green'], cold=['blue']), ['{}'])
+    a = model.encode_text(['red', 'green']).mean(0)
+    assert torch.allclose(got[0], a / a.norm()) and torch.allclose(got[1], model.encode_text(['blue'])[0])
+
+
+def test_only_the_empty_braces_are_replaced():
+    model = Colours()
+    region.class_vectors(model, {'a': ['{0} tank']}, ['a {} {b}.'])
+    assert model.texts == ['a {0} tank {b}.']
+
+
+@pytest.mark.parametrize('templates, says', [('nosuch', 'unknown'), ([], 'empty'), (['a plane'], 'has no {}'), (('{}', 'plane'), "'plane' has no")])
+def test_bad_templates(templates, says):
+    with pytest.raises(GeoAlignError, match=says): region.class_vectors(Colours(), CLASSES, templates)
+
+
+@pytest.mark.parametrize('classes, says', [({}, 'no class'), ({'a': []}, 'no list'), ({'a': 'plane'}, 'no list'), ({'a': ['plane'], 'b': ['Plane']}, 'share'), ({'oil_tank': ['x'], 'oiltank': ['y']}, 'share')])
+def test_bad_class_lists(classes, says):
+    with pytest.raises(GeoAlignError, match=says): region.class_index(classes)
+
+
+@pytest.mark.parametrize('samples', [[], [picture(RED, RED)], [picture(RED, RED, [Region(LEFT, category='volcano')])]])
+def test_no_region_of_a_known_class(samples):
+    with pytest.raises(GeoAlignError, match='None of'): region.region_classification(Colours(), Pictures(samples, 32), CLASSES, 32, 'plain')
+
+
+# Scenes
+
+def test_scene_classification_by_hand():
+    samples = [picture(RED, RED, id='a'), picture(GREEN, GREEN, id='b'), picture(BLUE, BLUE, id='c'), picture(RED, RED, id='d'), Sample('missing.png', id='e')]
+    pictures = Pictures(samples, 32)
+    got = scene.scene_classification(Colours(TABLE), pictures, dict(a='red', b='green', c='red', d='volcano', e='red'), CLASSES, 32, 'plain')
+    assert got['n'] == 3 and got['acc1'] == pytest.approx(200/3) and got['confusion'] == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
+    assert got['skipped'] == {'unknown class volcano': 1, 'unreadable': 1}
+    got = scene.scene_classification(Colours(TABLE), pictures, ['red', None, 'blue', 'red'], CLASSES, 32, 'plain')
+    assert got['acc1'] == 100 and got['skipped'] == {'no label': 1, 'unreadable': 1}
+
+
+def test_labels_stay_with_their_picture():
+    "An unreadable picture in front does not shift the labels"
+    samples = [Sample('missing.png', id='a'), picture(RED, RED, id='b')]
+    assert scene.labels_of(Pictures(samples, 32), dict(a='green', b='red')) == ['red']
+    with pytest.raises(GeoAlignError, match='2 labels for 1 pictures'): scene.labels_of(Pictures(samples, 32), ['green', 'red'])
+
+
+def write_ucm(root, scenes):
+    (root/'imgs').mkdir()
+    images = []
+    for i in (1, 2, 3):
+        Image.new('RGB', (8, 8)).save(root/'imgs'/f'{i}.tif')
+        images.append(dict(filename=f'{i}.tif', split='val' if i > 1 else 'train', sentences=[dict(raw='There is a river .')]))
+    (root/'dataset.json').write_text(json.dumps(dict(dataset='ucm', images=images)))
+    if scenes is not None: (root/'labels.json').write_text(json.dumps(scenes))
+
+
+def test_ucm_scenes(tmp_path):
+    write_ucm(tmp_path, {'1.tif': dict(scene='river'), '2.tif': dict(scene='beach'), '3.tif': dict(scene='river')})
+    samples, labels, classes = scene.ucm_scenes(tmp_path, 'val')
+    assert [labels[s.id] for s in samples] == ['beach', 'river'] and len(classes) == 21
+
+
+@pytest.mark.parametrize('scenes, says', [(None, 'labels.json was not found'), ({'1.tif': dict(scene='river'), '2.tif': {}}, 'no scene for 2 pictures, the first is 2.tif')])
+def test_ucm_scenes_refuses(tmp_path, scenes, says):
+    write_ucm(tmp_path, scenes)
+    with pytest.raises(GeoAlignError, match=says): scene.ucm_scenes(tmp_path, 'val')
+
+
+def test_ucm_scenes_in_the_real_file(real_data):
+    samples, labels, classes = scene.ucm_scenes(real_data/'ucm_captions', 'val')
+    assert len(samples) == len(labels) == 210 and set(labels.values()) == set(classes)
+
+
+def test_folder_of_classes(tmp_path):
+    for name in ('river', 'idle_land'):
+        (tmp_path/name).mkdir()
+        for i in (1, 2): Image.new('RGB', (8, 8)).save(tmp_path/name/f'{i}.png')
+    (tmp_path/'README.txt').write_text('x'); (tmp_path/'river'/'notes.txt').write_text('x')
+    samples, labels, classes = scene.folder_of_classes(tmp_path)
+    assert list(classes.items()) == [('idle_land', ['idle land']), ('river', ['river'])] and [labels[s.id] for s in samples] == ['idle_land'] * 2 + ['river'] * 2
+
+
+@pytest.mark.parametrize('make, says', [(lambda p: None, 'no class folders'), (lambda p: (p/'empty').mkdir(), 'empty holds no pictures')])
+def test_folder_of_classes_refuses(tmp_path, make, says):
+    make(tmp_path)
+    with pytest.raises(GeoAlignError, match=says): scene.folder_of_classes(tmp_path)
+    with pytest.raises(GeoAlignError, match='no class folders'): scene.folder_of_classes(tmp_path/'nowhere')
+
+
+# Retrieval
+
+def recall_by_hand(scores, right, k):
+    "Every order of equal scores for one query at a time"
+    out = []
+    for s, r in zip(scores, right):
+        orders = list(itertools.permutations(range(len(s))))
+        out.append(np.mean([any(r[i] for i in sorted(o, key=lambda i: -s[i])[:k]) for o in orders]))
+    return 100 * np.mean(out)
+
+
+def test_evaluate_retrieval_by_hand():
+    "A shared sentence and a shared colour: ties both ways"
+    samples = [picture(RED, RED, id='a', captions=['red', 'blue']), picture(RED, RED, id='b', captions=['red']), picture(GREEN, GREEN, id='c', brief='green')]
+    got = retrieval.evaluate_retrieval(Colours(TABLE), Pictures(samples, 32), 32)
+    assert (got['n'], got['n_texts']) == (3, 4)
+    scores, owner = np.array([[3, 1, 3, 1], [3, 1, 3, 1], [1, 1, 1, 3]]), np.array([0, 0, 1, 2])
+    right = owner[None] == np.arange(3)[:, None]
+    assert got['i2t_r1'] == pytest.approx(recall_by_hand(scores, right, 1)) and got['t2i_r1'] == pytest.approx(recall_by_hand(scores.T, right.T, 1))
+    assert got['i2t_r5'] == got['t2i_r5'] == 100
+
+
+def test_no_pictures():
+    with pytest.raises(GeoAlignError, match='no picture'): retrieval.evaluate_retrieval(Colours(), Pictures([]), 32)
+
+
+def test_resampling_equals_drawing_pictures_one_by_one():
+    rng = np.random.default_rng(1)
+    owner, values = rng.integers(0, 8, 60), rng.uniform(size=60)
+    groups = [values[owner == o] for o in np.unique(owner)]
+    by_hand = [np.concatenate([groups[i] for i in rng.integers(0, len(groups), len(groups))]).mean() for _ in range(4000)]
+    got = retrieval.resampled_means(values, owner, n=4000)[:, 0]
+    assert got.mean() == pytest.approx(np.mean(by_hand), abs=4 * np.std(by_hand) / 4000**.5) and got.std() == pytest.approx(np.std(by_hand), rel=.06)
+
+
+def test_intervals_hold_the_number_and_name_it():
+    rng = np.random.default_rng(2)
+    image = rng.normal(size=(30, 6)); text = np.repeat(image, 2, 0) + rng.normal(size=(60, 6))
+    owner = np.repeat(np.arange(30), 2)
+    value, limits = retrieval.retrieval_metrics(image, text, owner), retrieval.retrieval_ci(image, text, owner)
+    assert value.keys() == limits.keys() and all(a <= value[k] <= b for k, (a, b) in limits.items())
+    assert retrieval.retrieval_ci(image, text, owner) == limits  # the same seed, the same interval
+
+
+def test_one_picture_has_an_interval_of_no_width():
+    assert retrieval.picture_ci([1, 0], [7, 7]) == [(.5, .5)]
+
+
+def test_random_twin_is_another_model_of_the_same_shape():
+    model = GeoAlignCLIP.from_pretrained('geoalign-tiny')
+    a, b = retrieval.random_twin(model), retrieval.random_twin(model, seed=1)
+    assert {k: v.shape for k, v in a.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()} and not a.trained
+    name = 'clip.visual.proj'
+    assert not torch.equal(a.state_dict()[name], model.state_dict()[name]) and not torch.equal(a.state_dict()[name], b.state_dict()[name])
+    assert torch.equal(a.state_dict()[name], retrieval.random_twin(model).state_dict()[name])

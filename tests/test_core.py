@@ -1,0 +1,25 @@
+"Regions: fractions in, pixels refused"
+import numpy as np
+import pytest
+
+from geoalignclip_nb.core import GeoAlignError, Region, to_fractions
+
+
+@pytest.mark.parametrize('box', [(0, 0, 120, 80), (10, 20, 120, 80), (0, 0, 2, 2), (0, 0, .5, 1.6), (120, 80, 0, 0), (10, 20, 10, 80)])
+def test_a_region_in_pixels_is_refused_with_the_remedy(box):
+    with pytest.raises(GeoAlignError, match='looks like pixels') as e: Region(box)
+    assert 'to_fractions' in str(e.value) and '\n' not in str(e.value) and str(e.value).count('. ') == 0
+
+
+def test_pixels_become_a_region_through_to_fractions():
+    box, = to_fractions([(10, 20, 120, 80)], 240, 160)
+    np.testing.assert_allclose(Region(box).box, (10/240, 20/160, .5, .5))
+
+
+@pytest.mark.parametrize('box', [(0, 0, 1, 1), (-.2, .5, .3, 1.4), (.9, .9, 1.5, 1.5)])
+def test_a_box_that_hangs_over_the_edge_is_a_region(box): assert Region(box).box == box
+
+
+@pytest.mark.parametrize('box, word', [((1.1, 0, 1.3, 1), 'outside'), ((.4, .2, .1, .5), 'area'), ((0, 0, float('nan'), 1), 'finite'), ((0, 0, float('inf'), 1), 'finite')])
+def test_other_faults_keep_their_own_sentence(box, word):
+    with pytest.raises(GeoAlignError, match=word): Region(box)
