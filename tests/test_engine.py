@@ -181,3 +181,14 @@ def test_a_loss_that_becomes_nan_keeps_the_last_good_checkpoint(tmp_path, monkey
     with pytest.raises(GeoAlignError, match='not finite'): recipe.train_preset('debug', {'checkpoint_steps': '1'}, out=tmp_path, quiet=True)
     state = engine.load_checkpoint(tmp_path/'latest.pt')
     assert state['step'] == 2 and all(v.isfinite().all() for v in state['model'].values() if v.is_floating_point())
+
+
+def test_both_stages_train_from_shards(tmp_path, monkeypatch):
+    from geoalignclip_nb.data.shards import write_shards
+    from geoalignclip_nb.scenes import make_scenes
+    monkeypatch.setenv('GEOALIGN_DATA', str(tmp_path))
+    for kind in ('rsteller', 'rsfg'): write_shards(make_scenes(8, seed=3, size=96), tmp_path/kind, 4, kind=kind)
+    settings = {'stage1.sources': 'rsteller', 'stage2.sources': 'rsfg', 'stage1.batch_size': '4', 'stage2.batch_size': '4'}
+    recipe.train_preset('debug', settings, out=tmp_path/'run', quiet=True)
+    rows = engine.Log(tmp_path/'run'/'log.jsonl').read()
+    assert sum(r.get('regions', 0) for r in rows if r['stage'] == 2) > 0 and all(math.isfinite(r['total']) for r in rows if 'total' in r)

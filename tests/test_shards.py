@@ -327,9 +327,8 @@ def test_threads_count_right(tmp_path):
     for t in threads: t.join()
     assert (p.seen, p.bad, len(p.skipped)) == (30, 3, 3) and len(p.recent) <= 64
 
-TURNING = pytest.mark.xfail(strict=True, reason='36_loader: pick_caption, region_words and make_item let words of direction through in turned views')
 
-@TURNING
+
 @pytest.mark.parametrize('regions', [False, True])
 def test_words_of_direction_are_not_said_of_a_turned_view(regions):
     rsteller = R.rsteller_sample(dict(annotations=[dict(text='a barn in the upper left'), dict(text='a barn and a field')]))[0]
@@ -340,7 +339,7 @@ def test_words_of_direction_are_not_said_of_a_turned_view(regions):
             said = [item['brief'], item['detailed'], *(t for _, text, negatives, _ in item['regions'] for t in (text, *negatives))]
             assert not any(map(mentions_direction, said)), said
 
-@TURNING
+
 def test_a_picture_with_nothing_else_to_say_is_shown_whole():
     s, array = R.rsteller_sample(dict(annotations=[dict(text='a barn in the upper left')]))[0], np.arange(64*64*3).reshape(64, 64, 3).astype(np.uint8)
     whole = make_item(s, array, LoaderSettings(size=64), random.Random(0), train=False)

@@ -109,5 +109,5 @@ def region_classification(
     skipped = {f'unknown class {c or "(none)"}': sum(r[3] == c for r in rows if r[2] is None) for c in sorted({r[3] for r in rows if r[2] is None})}
     if not kept: raise GeoAlignError(f'None of {len(rows)} regions has a class among {", ".join(classes)}; give the class list of this data set.')
     vectors = embed_regions(model, pictures.arrays, [[r[1] for r in kept if r[0] == i] for i in range(len(pictures))], size, view, batch)
-    scores = (vectors @ class_vectors(model, classes, templates).T).cpu().numpy()
+    scores = vectors.cpu().numpy() @ class_vectors(model, classes, templates).cpu().numpy().T  # fp32, also under autocast
     return classification_result(scores, [r[2] for r in kept], [r[0] for r in kept], list(classes)) | dict(skipped=skipped)

@@ -86,6 +86,6 @@ def scene_classification(
     reasons += ['unreadable'] * len(pictures.skipped)
     if not kept: raise GeoAlignError(f'None of {len(pictures)} pictures has a class among {", ".join(classes)}; give the labels and the class list of this data set.')
     vectors = embed_pictures(model, [pictures.arrays[i] for i in kept], size)
-    scores = (vectors @ class_vectors(model, classes, templates).T).cpu().numpy()
+    scores = vectors.cpu().numpy() @ class_vectors(model, classes, templates).cpu().numpy().T  # fp32, also under autocast
     out = classification_result(scores, [target[i] for i in kept], kept, list(classes))
     return out | dict(skipped={r: reasons.count(r) for r in sorted(set(reasons))})

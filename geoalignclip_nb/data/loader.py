@@ -12,12 +12,14 @@ __all__ = ['DIRECTION', 'BACKGROUND', 'open_source', 'Pictures', 'mentions_direc
 import random, re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from fastcore.basics import patch
 from PIL import Image
 
+from .stream import epoch_steps, split_epoch
 from ..core import GeoAlignError, Region, Sample, data_dir, stable_hash
 
 # %% ../../nbs/36_loader.ipynb #5120c5f7
@@ -132,20 +134,24 @@ class LoaderSettings:
     detailed: bool = False
     regions: bool = False
 
-def pick_caption(sample: Sample, rng) -> str:
-    "One of a sample's sentences, or its brief caption"
-    return rng.choice(sample.captions) if sample.captions else sample.brief
+# %% ../../nbs/36_loader.ipynb #7de0cc8e
+def pick_caption(sample: Sample, rng, turned: bool = False) -> str:
+    "One of a sample's sentences, or its brief caption; of a turned or cut view only what stays true of it, '' where nothing does"
+    texts = sample.captions or [sample.brief]
+    if turned: texts = [t for t in texts if not mentions_direction(t)] or [t for t in map(without_direction, (sample.brief, sample.detailed)) if t][:1]
+    return rng.choice(texts) if texts else ''
 
 # %% ../../nbs/36_loader.ipynb #a6a1acec
 def region_words(region: Region, siblings, kind: str, turned: bool, rng) -> tuple:
-    "(text, negatives) of a region; in a turned view nothing that speaks of direction"
+    "(text, negatives) of a region; in a turned view nothing that speaks of direction, '' where nothing is left"
     true = lambda t: t and not (turned and mentions_direction(t))
     if kind == 'random': kind = rng.choice(['phrase', 'description'])
-    if kind == 'description' and true(region.text):
-        return region.text, [t for t, _ in region.negatives if len(t.split()) > 4]
-    short = [t for t, _ in region.negatives if len(t.split()) <= 4 and true(t)]
-    others = {r.phrase for r in siblings if r.category != region.category and r.phrase and r.phrase != region.phrase}
-    return region.phrase or region.text, short + sorted(others)
+    phrase, text = (t if true(t) else '' for t in (region.phrase, region.text))
+    words = lambda t: len(t.split())  # a negative belongs to the text that it is nearer to in length
+    short = lambda t: not region.text or bool(region.phrase) and abs(words(t) - words(region.phrase)) < abs(words(t) - words(region.text))
+    if text and (kind == 'description' or not phrase): return text, [t for t, _ in region.negatives if not short(t) and true(t)]
+    others = {r.phrase for r in siblings if r.category != region.category and r.phrase and r.phrase != region.phrase and true(r.phrase)}
+    return phrase, [t for t, _ in region.negatives if short(t) and true(t)] + sorted(others)
 
 # %% ../../nbs/36_loader.ipynb #69ab760f
 BACKGROUND = ['background', 'empty ground', 'plain background']
@@ -187,19 +193,19 @@ def _inside(regions, view: View, share: float = .6) -> tuple:  # (cut boxes, ind
 # %% ../../nbs/36_loader.ipynb #4f7231db
 def view_texts(sample: Sample, view: View, narrow: bool, caption: str) -> tuple:  # (brief, detailed)
     "What may be said of a view: `caption` and the detailed text where they stay true, the names of what is inside where the window is narrow"
-    names = list(dict.fromkeys(sample.regions[i].phrase for i in _inside(sample.regions, view)[1])) if narrow and sample.regions else []
-    if any(names): return (', '.join(n for n in names[:4] if n),) * 2
-    detailed = sample.detailed if view.plain or not sample.regions else without_direction(sample.detailed)
-    return caption, detailed or caption
+    inside = [sample.regions[i].phrase for i in _inside(sample.regions, view)[1]] if narrow and sample.regions else []
+    names = list(dict.fromkeys(p for p in inside if p and not mentions_direction(p)))
+    if names: return (', '.join(names[:4]),) * 2
+    return caption, (sample.detailed if view.plain else without_direction(sample.detailed)) or caption
 
 def make_item(sample: Sample, array: np.ndarray, settings: LoaderSettings, rng, train: bool = True) -> dict:
-    "One picture of a batch: image, texts, kept regions"
+    "One picture of a batch: image, texts, kept regions; shown whole where nothing true is left to say of a view"
     view = item_view(sample, settings, rng, train)
+    if not view.plain and not pick_caption(sample, random.Random(0), True): view = View()
     x1, y1, x2, y2 = view.window
-    image, caption = view_image(array, view, settings.size), pick_caption(sample, rng) if train else sample.brief
+    image, caption = view_image(array, view, settings.size), pick_caption(sample, rng, not view.plain) if train else sample.brief
     brief, detailed = view_texts(sample, view, settings.zoom > 0 and (x2-x1)*(y2-y1) < settings.min_area, caption)
     return dict(image=image, brief=brief, detailed=detailed, regions=keep_regions(sample, view, array, settings, rng) if settings.regions else [])
-
 
 # %% ../../nbs/36_loader.ipynb #d243f8ab
 def keep_regions(sample, view, array, settings, rng, inside: float = 0.6) -> list:
@@ -254,21 +260,25 @@ def collate_regions(items, tokenizer, settings, mean, std) -> dict:
 
 # %% ../../nbs/36_loader.ipynb #9bf19107
 class Loader:
-    "Batches of an epoch, resumable at any step; `pictures` is a list of `Pictures`"
-    def __init__(self, pictures: list, tokenizer, settings: LoaderSettings, batch_size: int, mean, std, seed: int = 0):
-        self.items = [(p, i) for p in pictures for i in range(len(p))]
-        if len(self.items) < batch_size: raise GeoAlignError(f'There are {len(self.items)} pictures for a batch of {batch_size}; lower batch_size.')
+    "Batches of an epoch, resumable at any step; `pictures` is a list of `Pictures` or `ShardPictures`; each of `world` ranks reads its own share"
+    def __init__(self, pictures: list, tokenizer, settings: LoaderSettings, batch_size: int, mean, std, seed: int = 0, rank: int = 0, world: int = 1):
+        self.pictures, self.starts = pictures, np.cumsum([0, *map(len, pictures)])
+        self.steps = epoch_steps(int(self.starts[-1]), batch_size, world)
         self.tokenizer, self.settings, self.batch_size, self.mean, self.std, self.seed = tokenizer, settings, batch_size, mean, std, seed
+        self.rank, self.world = rank, world
+        self.order = lru_cache(1)(lambda epoch: split_epoch(int(self.starts[-1]), seed, epoch, rank, world, batch_size))  # (steps, batch_size)
 
-    def __len__(self): return len(self.items) // self.batch_size
+    def __len__(self): return self.steps
+
+    def item(self, epoch: int, j: int) -> dict:
+        "Item `j` of all pictures, as epoch `epoch` sees it"
+        k = int(np.searchsorted(self.starts, j, 'right')) - 1
+        p, i = self.pictures[k], int(j - self.starts[k])
+        return make_item(p.samples[i], p.arrays[i], self.settings, random.Random(f'{self.seed}-{epoch}-{j}'))
 
     def batch(self, epoch: int, step: int) -> dict:
         "Batch `step` of `epoch`"
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.items))
-        chosen = order[step*self.batch_size:(step+1)*self.batch_size]
-        rngs = [random.Random(f'{self.seed}-{epoch}-{j}') for j in chosen]
-        items = [make_item(p.samples[i], p.arrays[i], self.settings, r) for r, (p, i) in zip(rngs, (self.items[j] for j in chosen))]
-        return collate(items, self.tokenizer, self.settings, self.mean, self.std)
+        return collate([self.item(epoch, j) for j in self.order(epoch)[step]], self.tokenizer, self.settings, self.mean, self.std)
 
 # %% ../../nbs/36_loader.ipynb #77b5801e
 @patch

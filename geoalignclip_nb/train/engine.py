@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['learning_rate', 'make_optimizer', 'fast_math', 'clamp_scales', 'train_step', 'save_checkpoint', 'load_checkpoint',
-           'embed_pictures', 'embed_texts', 'evaluate_retrieval', 'Log', 'stage_objective', 'drop_patches', 'step_once',
-           'measure', 'stage_loader', 'run_stage']
+           'region_metrics', 'Log', 'stage_objective', 'drop_patches', 'step_once', 'measure', 'stage_loader',
+           'run_stage']
 
 # %% ../../nbs/40_engine.ipynb #d7fe0ed2
 import contextlib, dataclasses, json, math, sys, time
@@ -15,9 +15,14 @@ import open_clip
 import torch
 from tqdm import tqdm
 
-from ..bench.metrics import retrieval_metrics
+from ..bench.fine_grained import fine_grained
+from ..bench.region_classification import region_classification
+from ..bench.retrieval import evaluate_retrieval
 from ..core import GeoAlignError, write_beside
-from ..data.loader import Loader, LoaderSettings, Pictures, open_source, to_float, view_image, View
+from ..data.records import PARSERS
+from ..data.shards import open_shards
+from ..data.stream import ShardPictures
+from ..data.loader import Loader, LoaderSettings, Pictures, open_source
 from ..losses.objective import Objective
 from ..model import GeoAlignCLIP
 from .presets import Preset, StageSettings
@@ -89,28 +94,15 @@ def load_checkpoint(path) -> dict:
     try: return torch.load(path, map_location='cpu', weights_only=True)
     except Exception: raise GeoAlignError(f'{Path(path).name} is not a whole checkpoint; delete it to start this run anew.') from None
 
-# %% ../../nbs/40_engine.ipynb #74104bb9
-@torch.no_grad()
-def embed_pictures(model, arrays: list, size: int, batch: int = 64) -> torch.Tensor:
-    "Unit image vectors (N,D) of square uint8 pictures at `size` pixels"
-    views = lambda part: to_float([view_image(a, View(), size) for a in part], model.preprocess.mean, model.preprocess.std)
-    return torch.cat([model.encode_image(views(arrays[i:i+batch])) for i in range(0, len(arrays), batch)])
-
-@torch.no_grad()
-def embed_texts(model, texts: list, batch: int = 256) -> torch.Tensor:
-    "Unit text vectors (N,D); each distinct text is encoded once, short ones together"
-    distinct = sorted(set(texts), key=lambda t: (len(t), t))
-    vectors = torch.cat([model.encode_text(distinct[i:i+batch]) for i in range(0, len(distinct), batch)])
-    row = {t: i for i, t in enumerate(distinct)}
-    return vectors[[row[t] for t in texts]]
-
-# %% ../../nbs/40_engine.ipynb #418dfcf7
-def evaluate_retrieval(model, pictures: Pictures, size: int) -> dict:
-    "Six recalls and their mean, percent, with n and n_texts"
-    model.eval()
-    texts = [(c, i) for i, s in enumerate(pictures.samples) for c in (s.captions or [s.brief])]
-    image, text = embed_pictures(model, pictures.arrays, size), embed_texts(model, [t for t, _ in texts])
-    return retrieval_metrics(image.cpu().numpy(), text.cpu().numpy(), [i for _, i in texts]) | dict(n=len(pictures), n_texts=len(texts))
+# %% ../../nbs/40_engine.ipynb #49488508
+def region_metrics(model, pictures, size: int) -> dict:
+    "near_miss_acc1 and region_acc1 (percent) of pictures with regions, {} without"
+    kinds = sorted({r.category for s in pictures.samples for r in s.regions if r.category})
+    if not kinds: return {}
+    coarse = region_classification(model, pictures, {k: [k] for k in kinds}, size, templates=['{}'])
+    out = dict(region_acc1=coarse['acc1'], n_regions=coarse['n'])
+    if any(r.negatives for s in pictures.samples for r in s.regions): out['near_miss_acc1'] = fine_grained(model, pictures, size, text='any')['acc1']
+    return out
 
 # %% ../../nbs/40_engine.ipynb #d984fd67
 class Log:
@@ -134,12 +126,13 @@ class Log:
         with write_beside(self.path) as tmp: tmp.write_text(''.join(json.dumps(r) + '\n' for r in rows))
 
 # %% ../../nbs/40_engine.ipynb #18093b83
-def _open(specs, side, seed, quiet) -> list:
-    "A `Pictures` per source, decoded once; unreadable pictures are counted and the first is named"
+def _open(specs, side, seed, quiet, max_bad=.05) -> list:
+    "A `Pictures` per source, decoded once, or a `ShardPictures` for `rsteller:` and `rsfg:`, decoded when asked for; unreadable pictures are counted and the first is named"
     bar = None if quiet else lambda x: tqdm(x, 'decoding', mininterval=5)
-    opened = [Pictures(open_source(s, seed), side, load_image, bar) for s in specs]
+    sharded = lambda s: s.partition(':')[0] in PARSERS
+    opened = [ShardPictures(open_shards(s, seed), side, max_bad, read=load_image) if sharded(s) else Pictures(open_source(s, seed), side, load_image, bar) for s in specs]
     for p in opened:
-        if p.skipped: print(f'{len(p.skipped)} pictures could not be read, e.g. {p.skipped[0]}', file=sys.stderr)
+        if p.skipped and isinstance(p, Pictures): print(f'{len(p.skipped)} pictures could not be read, e.g. {p.skipped[0]}', file=sys.stderr)
     return opened
 
 def stage_objective(settings: StageSettings, stage: int) -> Objective:
@@ -163,9 +156,9 @@ def step_once(model, batch, objective, optimizer, settings, preset, seen, log, s
 
 # %% ../../nbs/40_engine.ipynb #559eba83
 def measure(model, validation, settings, preset, log, stage, done, quiet) -> bool:
-    "Retrieval on each validation source, into the log; True where the mean over the sources is the best of this stage so far"
+    "Recalls, and region accuracies where there are regions, of each validation source into the log; True where the mean over the sources is the best of this stage so far"
     for spec, pictures in zip(settings.validation, validation):
-        with fast_math(model.device.type, preset.precision): metrics = evaluate_retrieval(model, pictures, settings.size)
+        with fast_math(model.device.type, preset.precision): metrics = evaluate_retrieval(model, pictures, settings.size) | region_metrics(model, pictures, settings.size)
         log.add(stage=stage, step=done, validation=spec, **{k: round(v, 3) for k, v in metrics.items()})
         if not quiet: print(f"{spec}: mean recall {metrics['mean_recall']:.2f} (n={metrics['n']})", file=sys.stderr)
     means = {}
@@ -178,7 +171,7 @@ def stage_loader(model, stage: int, settings: StageSettings, preset: Preset, qui
     "The batches of a stage; regions, detailed captions and crops belong to Stage II"
     items = LoaderSettings(settings.size, settings.crop_size, settings.augment, settings.min_area, region_text=settings.region_text, max_regions=settings.max_regions,
                            max_negatives=settings.max_negatives, background=settings.background, zoom=settings.zoom, detailed=stage == 2, regions=stage == 2)
-    return Loader(_open(settings.sources, settings.side, preset.seed, quiet), model.tokenizer, items, settings.batch_size, model.preprocess.mean, model.preprocess.std, preset.seed)
+    return Loader(_open(settings.sources, settings.side, preset.seed, quiet, settings.max_bad), model.tokenizer, items, settings.batch_size, model.preprocess.mean, model.preprocess.std, preset.seed)
 
 # %% ../../nbs/40_engine.ipynb #7515ad25
 def run_stage(model, stage: int, settings: StageSettings, preset: Preset, out: Path, state: dict = None, quiet: bool = False, listeners=()) -> torch.Tensor:
@@ -198,4 +191,6 @@ def run_stage(model, stage: int, settings: StageSettings, preset: Preset, out: P
             if done % preset.checkpoint_steps == 0 or done == total: save_checkpoint(out/'latest.pt', model, optimizer, stage, done, preset, seen)
         if (epoch + 1) % settings.evaluate_epochs == 0 or epoch + 1 == settings.epochs:
             if measure(model, validation, settings, preset, log, stage, done, quiet): save_checkpoint(out/'best.pt', model, optimizer, stage, done, preset, seen)
+    for p in loader.pictures:
+        if isinstance(p, ShardPictures): print(p.report(), file=sys.stderr)
     return seen

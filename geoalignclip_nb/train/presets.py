@@ -21,6 +21,7 @@ else: import tomli as tomllib
 class StageSettings:
     "One stage of training (paper §5.1 gives 1e-4, 0.05, 200 warm-up steps for Stage I; 1e-6, 1e-3, 50 for Stage II)"
     sources: list = field(default_factory=list)  # what is trained on, see `data.loader.open_source`
+    max_bad: float = 0.05  # share of broken samples of a shard source that stops the run
     validation: list = field(default_factory=list)  # what is measured on while training
     epochs: int = 1
     batch_size: int = 32  # pictures per step (and per process)

@@ -19,7 +19,7 @@ from ..model import GeoAlignCLIP
 from .engine import clamp_scales, fast_math, make_optimizer
 from .presets import StageSettings
 
-# %% ../../nbs/41_deepspeed.ipynb #f43c8f1a
+# %% ../../nbs/41_deepspeed.ipynb #ffeb795a
 def deepspeed_module():
     "DeepSpeed, imported on first use; raises `GeoAlignError` where it is missing"
     if importlib.util.find_spec('deepspeed') is None:
@@ -27,6 +27,7 @@ def deepspeed_module():
     if not torch.cuda.is_available(): os.environ.setdefault('DS_ACCELERATOR', 'cpu')
     import deepspeed
     deepspeed.utils.logger.setLevel(logging.WARNING)
+    if os.environ.get('DS_ACCELERATOR') == 'cpu': deepspeed.ops.__compatible_ops__['deepspeed_shm_comm'] = False  # gloo does it without a compiler
     return deepspeed
 
 # %% ../../nbs/41_deepspeed.ipynb #c6046cbe
