@@ -33,8 +33,6 @@ class Region:
 
     def __post_init__(self):
         self.box = tuple(float(v) for v in self.box)
-        if 1.5 < max(self.box) < float('inf'):  # a box may hang over the edge a little, never by half a picture
-            raise GeoAlignError(f"Box ({', '.join(f'{v:g}' for v in self.box)}) looks like pixels; give fractions 0–1 of the picture (`to_fractions` converts pixels).")
         check_boxes([self.box], limits=(1, 1))
         self.negatives = [tuple(n) for n in self.negatives]
 
@@ -48,6 +46,8 @@ def check_boxes(
     for i, (x1, y1, x2, y2) in enumerate(b):
         shown = f'Box {i} ({x1:g}, {y1:g}, {x2:g}, {y2:g})'
         if not np.isfinite([x1, y1, x2, y2]).all(): raise GeoAlignError(f'{shown} is not finite; give four numbers x1, y1, x2, y2.')
+        if limits and tuple(limits) == (1, 1) and max(x1, y1, x2, y2) > 1.5:  # a box may hang over the edge a little, never by half a picture
+            raise GeoAlignError(f'{shown} looks like pixels; give fractions 0–1 of the picture (`to_fractions` converts pixels).')
         if x2 <= x1 or y2 <= y1: raise GeoAlignError(f'{shown} has no area; give x1 < x2 and y1 < y2.')
         if limits and (x1 >= limits[0] or y1 >= limits[1] or x2 <= 0 or y2 <= 0):
             raise GeoAlignError(f'{shown} lies outside the picture of {limits[0]:g} × {limits[1]:g}; move it inside.')

@@ -67,7 +67,7 @@ def test_gathering_matters(found):
 @needs_deepspeed
 def test_bf16_stays_near_one_process(found):
     for r in found:
-        if r['precision'] == 'bf16': assert r['loss'] < 1e-2 and r['relative'] < 3e-2, r  # measured: 4e-3 and 1.7e-2
+        if r['precision'] == 'bf16': assert r['loss'] < 1e-2 and r['relative'] < 3e-2, r  # measured: 5e-3 and 1.9e-2
 
 
 @needs_deepspeed
@@ -106,10 +106,12 @@ def test_scales_are_clamped_in_the_masters(run):
 def test_killed_write_leaves_the_previous_checkpoint(run, tmp_path):
     assert (run/'run'/'.part').is_dir() and zero_runs.newest(run/'run').name == 'step-00000002'
     model = GeoAlignCLIP.from_pretrained(zero_runs.zero_to_model(run/'run', tmp_path/'model'))
-    image, text = torch.load(run/'embeddings.pt')
-    assert torch.equal(model.encode_text(['two white planes', 'a harbour']), text)
+    image, text, weights = torch.load(run/'embeddings.pt')
     from zero_worker import batches
-    assert torch.equal(model.encode_image(batches(model, 'unequal', 2)[1][0]['images']), image)
+    assert model.state_dict().keys() == weights.keys() and all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+    close = lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=1e-6)  # the other process ran on one thread
+    close(model.encode_text(['two white planes', 'a harbour']), text)
+    close(model.encode_image(batches(model, 'unequal', 2)[1][0]['images']), image)
 
 
 @needs_deepspeed

@@ -181,7 +181,7 @@ def checkpoints(folder):
     except GeoAlignError as e: told['blocked'] = str(e)
 
     if rank == 0:
-        torch.save([kept.encode_image(parts[0]['images']), kept.encode_text(['two white planes', 'a harbour'])], folder/'embeddings.pt')
+        torch.save([kept.encode_image(parts[0]['images']), kept.encode_text(['two white planes', 'a harbour']), kept.state_dict()], folder/'embeddings.pt')
     (folder/f'told-{rank}.json').write_text(json.dumps(told))
     dist.barrier()
     zero_runs._publish = lambda *a: __import__('os')._exit(9)  # everything is written, nothing is renamed

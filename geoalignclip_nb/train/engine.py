@@ -69,12 +69,13 @@ def train_step(
     "One optimiser step; a loss that is not finite raises `GeoAlignError` and leaves the weights alone"
     for group in optimizer.param_groups: group['lr'] = lr
     batch = {k: v.to(model.device) for k, v in batch.items()}
-    with fast_math(model.device.type, precision): parts = objective(**model(batch))
-    values = {k: float(v.detach()) for k, v in parts.items()}
-    if not all(math.isfinite(v) for v in values.values()):
-        raise GeoAlignError(f'The loss is not finite ({values}); the last checkpoint is kept: lower the learning rate and start again.')
-    optimizer.zero_grad(set_to_none=True)
-    parts['total'].backward()
+    with fast_math(model.device.type, 'fp32'):  # the way back needs the attention kernel of the way there where blocks are computed again
+        with fast_math(model.device.type, precision): parts = objective(**model(batch))
+        values = {k: float(v.detach()) for k, v in parts.items()}
+        if not all(math.isfinite(v) for v in values.values()):
+            raise GeoAlignError(f'The loss is not finite ({values}); the last checkpoint is kept: lower the learning rate and start again.')
+        optimizer.zero_grad(set_to_none=True)
+        parts['total'].backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
     clamp_scales(model)
