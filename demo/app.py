@@ -32,7 +32,8 @@ log = logging.getLogger('geoalign.demo')
 HERE = Path(__file__).resolve().parent
 BUNDLED = 'geoalign-tiny'
 MODELS = (BUNDLED, 'ViT-B-16-quickgelu.openai', 'ViT-L-14-quickgelu.openai', 'ViT-L-14-336-quickgelu.openai')
-METHODS = ('similarity', 'gradcam', 'legrad')
+METHODS = ('similarity', 'contrast', 'gradcam', 'legrad')
+HEAT = {'similarity': 'cosine', 'contrast': 'cosine above “background”'}  # what the numbers of a map are
 SHOWN = 1024  # longest side of pictures that results are drawn on
 PREVIEW = 2048  # longest side of a picture opened from a file the browser cannot show
 PIXELS = 200_000_000  # larger pictures are refused before they are decoded
@@ -188,7 +189,7 @@ def colour_bar(shown: dict, common: bool) -> str:
     "The one scale, as numbers beside the colours"
     from matplotlib import colormaps
     stops = ', '.join('#%02x%02x%02x' % tuple(int(255 * v) for v in colormaps['magma'](i / 12)[:3]) for i in range(13))
-    what = 'cosine' if shown['kind'] == 'cosine' else f'{shown["method"]} relevance (1 = {shown["unit"]:.2g})'
+    what = HEAT.get(shown['method'], f'{shown["method"]} relevance (1 = {shown["unit"]:.2g})')
     low, high = (f'{v:.3f}' for v in shown['scale'])
     ends = (low, f'{what}, one scale for all phrases', high) if common else ('lowest', f'{what}, each phrase on its own range (see captions)', 'highest')
     return f'<div class="bar"><div style="background:linear-gradient(90deg, {stops})"></div><p><span>{ends[0]}</span><span>{ends[1]}</span><span>{ends[2]}</span></p></div>'
@@ -218,8 +219,8 @@ def describe(shown: dict, model: str, weights: str, notes: list) -> str:
     "What was computed, by what, and what it is not"
     lows, highs = [float(m.min()) for m in shown['maps']], [float(m.max()) for m in shown['maps']]
     grid = ' × '.join(str(v) for v in shown['maps'].shape[:0:-1])
-    unit = 'raw cosines' if shown['kind'] == 'cosine' else f'relevance (1 = {shown["unit"]:.2g})'
-    heat = 'patch–phrase similarity' if shown['kind'] == 'cosine' else f'{shown["method"]} relevance of patches for a phrase'
+    unit = {'similarity': 'raw cosines', 'contrast': 'cosine differences'}.get(shown['method'], f'relevance (1 = {shown["unit"]:.2g})')
+    heat = {'similarity': 'patch–phrase similarity', 'contrast': 'how much better a patch fits a phrase than the word “background”'}.get(shown['method'], f'{shown["method"]} relevance of patches for a phrase')
     state = {'trained': 'trained weights', 'random': '**random weights: the heat means nothing**'}.get(weights, 'weights of unknown state')
     said = f'**{html.escape(model)}** · {state} · {grid} patches · {unit} {min(lows):.3f} … {max(highs):.3f}  \nHeat is {heat}, not detection.'
     return said + ''.join(f'  \n⚠ {html.escape(n)}' for n in notes)
@@ -344,7 +345,7 @@ def build_demo(
                 button = gr.Button('Ground', variant='primary', elem_id='ground')
                 model = gr.Dropdown(list(models), value=models[0], label='Model', info='The first is bundled; the others are downloaded once.', elem_id='model')
                 with gr.Accordion('Advanced', open=not adapters.has_annotator(), elem_id='advanced'):
-                    method = gr.Radio(list(METHODS), value=METHODS[0], label='Method', info='How heat is computed; scores of boxes are always cosines.')
+                    method = gr.Radio(list(METHODS), value='contrast', label='Method', info='How heat is computed: contrast points best, similarity is the raw cosine. Scores of boxes are always cosines.')
                     opacity = gr.Slider(0, 1, .55, step=.05, label='Opacity of the heat')
                     common = gr.Checkbox(True, label='One scale for all phrases', info='Off: each phrase on its own range, which makes an absent object look found.')
                     typed = gr.Textbox('', label='Boxes as numbers', lines=2, placeholder='x1, y1, x2, y2 in pixels of the picture, one box per line', elem_id='typed')

@@ -152,7 +152,7 @@ def _ground_flags(p):
     p.add_argument('--boxes', help='boxes to score, in pixels of the picture: "x1,y1,x2,y2;…"')
     p.add_argument('--model', default=BUNDLED, help=f'name, folder or file (default: {BUNDLED}, bundled)')
     p.add_argument('--arch', help='architecture of a checkpoint file given as --model, such as ViT-B-16-quickgelu')
-    p.add_argument('--method', default='similarity', help='similarity (default), gradcam or legrad')
+    p.add_argument('--method', default='similarity', help='similarity (default), contrast, gradcam or legrad')
     p.add_argument('--size', type=int, metavar='PIXELS', help="side of the frame that the model sees; more pixels show smaller things (default: the model's own)")
     p.add_argument('--out', metavar='PNG', help='write the heatmaps to this file')
     p.add_argument('--json', metavar='JSON', help='write phrases, boxes, scores and peaks to this file')

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
 from geoalignclip_nb.core import GeoAlignError, asset, to_pixels
-from geoalignclip_nb.ground import (METHODS, RESULTS, Method, block_inputs, centre_map, cosine_scale, cover, energy_in_box, gradcam, ground,
-                                    last_norm, legrad, on_picture, peak, pointing_hit, similarity, to_grid, visible_attention)
+from geoalignclip_nb.ground import (METHODS, RESULTS, Method, block_inputs, gradcam, ground, measured_scale, last_norm, legrad, on_picture, peak, similarity, to_grid, visible_attention)
+from geoalignclip_nb.pointing import centre_map, cover, energy_in_box, pointing_hit
 from geoalignclip_nb.model import GeoAlignCLIP
 
 PHRASES = ['white plane', 'tennis court']
@@ -283,7 +283,7 @@ def test_pictures_that_are_none(model, image):
 
 
 def test_unknown_method(model):
-    with pytest.raises(GeoAlignError, match='similarity, gradcam, legrad'): ground(model, noise(), PHRASES, method='magic')
+    with pytest.raises(GeoAlignError, match='similarity, contrast, gradcam, legrad'): ground(model, noise(), PHRASES, method='magic')
 
 
 # --- metrics ------------------------------------------------------------------------------------------------------------
@@ -348,7 +348,7 @@ def test_quality_file_belongs_to_the_bundled_weights():
     except GeoAlignError: pytest.skip('no bundled weights yet')
     sha = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert q['checkpoint'] == sha, 'run tests/benchmarks/grounding_quality.py again: the bundled weights have changed'
-    assert cosine_scale(GeoAlignCLIP.from_pretrained('geoalign-tiny')) == tuple(q['cosine_scale'] or (0, .5))
+    assert measured_scale(GeoAlignCLIP.from_pretrained('geoalign-tiny')) == tuple(q['cosine_scale'] or (0, .5))
 
 
 def test_speed_file():
@@ -356,4 +356,4 @@ def test_speed_file():
     assert all(s['met'].values()), s['ratios']
 
 
-def test_an_untrained_model_does_not_borrow_a_scale(model): assert cosine_scale(model) == (0, .5)
+def test_an_untrained_model_does_not_borrow_a_scale(model): assert measured_scale(model) == (0, .5)

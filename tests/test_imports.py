@@ -20,11 +20,12 @@ ARROWS = {
     'model': ['architectures', 'text', 'vision', 'regions'],
     'ledger': ['architectures', 'model'],
     'ground': ['model', 'viz'],
+    'pointing': ['ground', 'viz'],
     'zoo': ['model'],
     'bench.*': ['zoo', 'model', 'data.*', 'bench.*'],
     'detection.*': ['zoo', 'model', 'data.*', 'bench.metrics', 'detection.*'],
     'train.*': ['model', 'losses.*', 'data.*', 'scenes', 'bench.*', 'train.*'],
-    'study.*': ['train.*', 'bench.*', 'detection.*', 'ground', 'study.*'],
+    'study.*': ['train.*', 'bench.*', 'detection.*', 'ground', 'pointing', 'study.*'],
     'cli': ['*'],
 }
 MODULES = sorted('.'.join(p.relative_to(ROOT).with_suffix('').parts) for p in ROOT.rglob('*.py') if not p.name.startswith('_'))

@@ -6,7 +6,7 @@
     python tests/benchmarks/grounding_quality.py --model ViT-B-16-quickgelu.openai --n 50 --out /elsewhere/b16.json
 
 `--data` defaults to GEOALIGN_DATA, else GEOALIGN_TEST_DATA. The result goes to nbs/assets/results/grounding_quality.json, where
-page 14_grounding reads it; its `cosine_scale` becomes the colour scale of that model. At most 3 minutes on 2 threads for the
+page 14a_pointing reads it; its `cosine_scale` and `contrast_scale` become the colour scales of that model. At most 3 minutes on 2 threads for the
 small model. Without trained weights: `--model random:geoalign-tiny`.
 """
 import argparse
@@ -24,8 +24,9 @@ import numpy as np
 import torch
 
 from geoalignclip_nb.core import GeoAlignError, asset, assets_dir, stable_hash, write_beside
-from geoalignclip_nb.ground import METHODS, RESULTS, centre_map, energy_in_box, ground, pointing_hit
+from geoalignclip_nb.ground import METHODS, RESULTS, ground
 from geoalignclip_nb.model import GeoAlignCLIP
+from geoalignclip_nb.pointing import centre_map, energy_in_box, pointing_hit
 from geoalignclip_nb.scenes import absent_phrases, make_scenes
 from geoalignclip_nb.vision import load_image
 
@@ -66,10 +67,11 @@ def auroc(present, absent):
 
 
 def ask(model, image, present, absent, method):
-    "One picture: per present phrase (hit, energy, class), the peaks of present and absent phrases, and what three quarters of the cells stay below where a phrase is absent (cosines only: a relevance has no zero)"
-    if METHODS[method].kind != 'cosine': absent = []
+    "One picture: per present phrase (hit, energy, class), the peaks of present and absent phrases, and what three quarters of the cells stay below where a phrase is absent (not where numbers are shares of a maximum)"
+    whether = METHODS[method].kind == 'cosine' or METHODS[method].raw
+    if not whether: absent = []
     r = ground(model, image, [p for p, _, _ in present] + absent, method=method)
-    peaks = [float(m.max()) for m in r.maps] if r.kind == 'cosine' else []
+    peaks = [float(m.max()) for m in r.maps] if whether else []
     marks = [(pointing_hit(m, b), energy_in_box(m, b, (128, 128)), k) for m, (_, b, k) in zip(r.maps, present)]
     floors = [float(np.percentile(m, 75)) for m in r.maps[len(present):]]
     return marks, peaks[:len(present)], peaks[len(present):], floors, r.maps.shape[1:]
@@ -100,7 +102,7 @@ def summary(dataset, method, items, seed, resamples=300):
 
 
 def measure(dataset, pictures, model, untrained, seed):
-    "All rows of one set of pictures, and the two lists of cosines that give the colour scale: peaks of present phrases, floors of absent ones"
+    "All rows of one set of pictures, and what gives the colour scales: peaks of present phrases, floors of absent ones, contrasts of present ones"
     rng, items = np.random.default_rng(seed), {}
     for image, present, absent in pictures:
         image = load_image(image)
@@ -111,7 +113,7 @@ def measure(dataset, pictures, model, untrained, seed):
         items.setdefault('centre', []).append(blind(centre_map, present))
         items.setdefault('random map', []).append(blind(lambda: rng.random(shape), present))
     found = items['similarity']
-    return [summary(dataset, k, v, seed) for k, v in items.items()], [p for i in found for p in i[1]], [p for i in found for p in i[3]]
+    return [summary(dataset, k, v, seed) for k, v in items.items()], [p for i in found for p in i[1]], [p for i in found for p in i[3]], [p for i in items['contrast'] for p in i[1]]
 
 
 def load(name):
@@ -137,7 +139,7 @@ def main():
     p.add_argument('--size', type=int, help='pixels of the frame; without it the size that ground takes by itself')
     p.add_argument('--out', default=assets_dir()/RESULTS)
     a = p.parse_args()
-    start, rows, present, floors = time.time(), [], [], []
+    start, rows, present, floors, contrasts = time.time(), [], [], [], []
     warnings.filterwarnings('ignore', message='.*never saw in training.*')
     model, untrained, sha = load(a.model)
     if a.size: model.config['ground_size'] = a.size
@@ -145,8 +147,8 @@ def main():
     sets = {'scenes': scenes(a.n, a.seed)}
     if a.data and (Path(a.data)/'rsod').is_dir(): sets[f'RSOD {a.part}'] = rsod(a.data, a.n, a.seed, a.part)
     for name, pictures in sets.items():
-        r, up, down = measure(name, pictures, model, untrained, a.seed)
-        rows += r; present += up; floors += down
+        r, up, down, more = measure(name, pictures, model, untrained, a.seed)
+        rows += r; present += up; floors += down; contrasts += more
         for row in r:
             print(f"{name:9} {row['method']:15} N={row['n_texts']:4} " + ' '.join(f'{k} {v:.3f}' for k, v in row['metrics'].items() if v is not None)
                   + ' | ' + ' '.join(f"{k} {c['pointing_game']:.2f}" for k, c in row['classes'].items()))
@@ -156,6 +158,7 @@ def main():
                skipped={} if len(sets) == 2 else {'RSOD was not found': 1}, model=model.name, trained=model.trained, checkpoint=sha,
                resolution=size, context_length=model.tokenizer.context_length, resize_mode=model.preprocess.mode, templates=['{}'],
                metrics=main_row['metrics'], ci95=main_row['ci95'], rows=rows, cosine_scale=[round(low, 3), round(high, 3)] if high > low + .01 else None,
+               contrast_scale=[0, round(float(np.percentile(contrasts, 90)), 3)],
                seconds=round(time.time() - start, 1), device='cpu', threads=torch.get_num_threads(),
                versions=dict(torch=torch.__version__, python=platform.python_version()), seed=a.seed, date=datetime.date.today().isoformat())
     Path(a.out).parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""Which frame shows phrases best? The pointing game of `similarity` at several sizes, on pictures that no page reports.
+"""Which frame shows phrases best? The pointing game of `similarity` and `contrast` at several sizes, on pictures that no page reports.
 
     python tests/benchmarks/grounding_sizes.py --data FOLDER_WITH_rsod
 
 Scenes have seeds of their own, RSOD is its training part: a size is a setting, and settings are not chosen on the numbers that are shown. The result
-goes to nbs/assets/results/grounding_sizes.json, where page 14_grounding reads it. About 2 minutes on 2 threads for the small model.
+goes to nbs/assets/results/grounding_sizes.json, where page 14a_pointing reads it. About 2 minutes on 2 threads for the small model.
 """
 import argparse
 import datetime
@@ -25,7 +25,7 @@ from geoalignclip_nb.vision import load_image
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--model', default='geoalign-tiny')
-    p.add_argument('--sizes', type=int, nargs='+', default=[160, 224, 320, 448])
+    p.add_argument('--sizes', type=int, nargs='+', default=[160, 224, 288, 352])
     p.add_argument('--n', type=int, default=120, help='pictures of each set at most')
     p.add_argument('--seed', type=int, default=80_000)
     p.add_argument('--data', default=os.environ.get('GEOALIGN_DATA') or os.environ.get('GEOALIGN_TEST_DATA'), help='folder that holds rsod/')
@@ -39,9 +39,10 @@ def main():
     for size in a.sizes:
         model.config['ground_size'] = size
         for name, pictures in sets.items():
-            items = [ask(model, load_image(image), present, absent, 'similarity')[:3] for image, present, absent in pictures]
-            rows.append(summary(name, 'similarity', items, a.seed) | dict(size=size))
-            print(f"{name:10} {size:4} px " + ' '.join(f'{k} {v:.3f}' for k, v in rows[-1]['metrics'].items()) + ' | ' + ' '.join(f"{k} {c['pointing_game']:.2f}" for k, c in rows[-1]['classes'].items()), flush=True)
+            for method in ('similarity', 'contrast'):
+                items = [ask(model, load_image(image), present, absent, method)[:3] for image, present, absent in pictures]
+                rows.append(summary(name, method, items, a.seed) | dict(size=size))
+                print(f"{name:10} {method:10} {size:4} px " + ' '.join(f'{k} {v:.3f}' for k, v in rows[-1]['metrics'].items() if v is not None) + ' | ' + ' '.join(f"{k} {c['pointing_game']:.2f}" for k, c in rows[-1]['classes'].items()), flush=True)
     out = dict(task='grounding sizes', model=model.name, trained=model.trained, checkpoint=sha, rows=rows, seed=a.seed, seconds=round(time.time() - start, 1), device='cpu',
                threads=torch.get_num_threads(), versions=dict(torch=torch.__version__, python=platform.python_version()), date=datetime.date.today().isoformat())
     with write_beside(a.out) as file: file.write_text(json.dumps(out, indent=1, allow_nan=False) + '\n')
