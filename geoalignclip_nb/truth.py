@@ -111,7 +111,8 @@ NUMBERS = 'no one two three four five six seven eight nine ten eleven twelve'.sp
 def many(n: int, noun: str, exact: bool = True) -> str:
     "'three planes', 'one boat', 'many cars'"
     plural = noun if n == 1 or noun.endswith(('panels', 'craft')) else noun[:-1] + 'ies' if noun.endswith('ry') else noun + ('es' if noun.endswith(('ch', 'sh')) else 's')
-    return f"{(NUMBERS[n] if n <= 12 else 'many') if exact else 'a' if n == 1 else 'some' if n < 6 else 'many'} {plural}"
+    if n == 1 and not exact: return an(plural)
+    return f"{(NUMBERS[n] if n <= 12 else 'many') if exact else 'some' if n < 6 else 'many'} {plural}"
 
 # %% ../nbs/01b_truth.ipynb #57970c16
 def captions(c: Canvas, place: str, claims: list) -> tuple:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ..core import GeoAlignError, set_seed, write_beside
+from ..core import GeoAlignError, default_device, set_seed, write_beside
 from ..model import GeoAlignCLIP
 from .engine import Log, load_checkpoint, run_stage
 from .presets import Preset, StageSettings, load_preset
@@ -89,7 +89,7 @@ def train_preset(
         raise GeoAlignError(f'{out} holds a run with other settings; choose another folder with out=FOLDER or delete it.')
     with write_beside(out/'settings.json') as tmp: tmp.write_text(settings)
     set_seed(preset.seed)
-    model, listeners = start_model(preset), make_reporters(preset.report, out, json.loads(settings))
+    model, listeners = start_model(preset).to(default_device()), make_reporters(preset.report, out, json.loads(settings))
     if state: model.load_state_dict(state['model']); Log(out/'log.jsonl').after(state['stage'], state['step'])
     for stage, part in ((1, preset.stage1), (2, preset.stage2)):
         if part is None or (state and state['stage'] > stage): continue
