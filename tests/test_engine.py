@@ -192,3 +192,12 @@ def test_both_stages_train_from_shards(tmp_path, monkeypatch):
     recipe.train_preset('debug', settings, out=tmp_path/'run', quiet=True)
     rows = engine.Log(tmp_path/'run'/'log.jsonl').read()
     assert sum(r.get('regions', 0) for r in rows if r['stage'] == 2) > 0 and all(math.isfinite(r['total']) for r in rows if 'total' in r)
+
+
+def test_tensorboard_gets_every_number_of_the_log(tmp_path):
+    accumulator = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
+    recipe.train_preset('debug', {'report': 'tensorboard'}, out=tmp_path, quiet=True)
+    events = accumulator.EventAccumulator(str(tmp_path/'tensorboard')).Reload()
+    rows = [r for r in engine.Log(tmp_path/'log.jsonl').read() if r['stage'] == 2 and 'total' in r]
+    assert [round(e.value, 4) for e in events.Scalars('stage2/total')] == [round(r['total'], 4) for r in rows]
+    assert any(k.endswith('mean_recall') for k in events.Tags()['scalars'])
