@@ -1,7 +1,5 @@
 """Two gloo processes give the loss and the averaged gradients of one process that holds the whole batch."""
 import datetime
-import os
-import socket
 
 import torch
 import torch.distributed as dist
@@ -128,17 +126,14 @@ JOBS = (
     same_value_everywhere, a_rank_without_a_graph_takes_part, ragged_gather, under_ddp)
 
 
-def worker(rank, port):
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+def worker(rank, meeting):
     torch.set_num_threads(1)
-    dist.init_process_group('gloo', rank=rank, world_size=WORLD, timeout=datetime.timedelta(seconds=60))
+    dist.init_process_group('gloo', init_method=f'file://{meeting}', rank=rank,  # a file, because a free port may be taken before it is used
+                            world_size=WORLD, timeout=datetime.timedelta(seconds=60))
     for job in JOBS: job(rank)
     dist.destroy_process_group()  # not after a failure: it would wait for the other rank
 
 
-def test_two_processes_equal_one(monkeypatch):
+def test_two_processes_equal_one(monkeypatch, tmp_path):
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    mp.spawn(worker, (port,), nprocs=WORLD)
+    mp.spawn(worker, (str(tmp_path/'meeting'),), nprocs=WORLD)
