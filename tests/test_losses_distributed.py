@@ -131,6 +131,7 @@ def worker(rank, meeting):
     dist.init_process_group('gloo', init_method=f'file://{meeting}', rank=rank,  # a file, because a free port may be taken before it is used
                             world_size=WORLD, timeout=datetime.timedelta(seconds=60))
     for job in JOBS: job(rank)
+    dist.barrier()  # nobody leaves while the other still speaks
     dist.destroy_process_group()  # not after a failure: it would wait for the other rank
 
 
