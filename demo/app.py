@@ -33,7 +33,6 @@ HERE = Path(__file__).resolve().parent
 BUNDLED = 'geoalign-tiny'
 MODELS = (BUNDLED, 'ViT-B-16-quickgelu.openai', 'ViT-L-14-quickgelu.openai', 'ViT-L-14-336-quickgelu.openai')
 METHODS = ('similarity', 'contrast', 'gradcam', 'legrad')
-HEAT = {'similarity': 'cosine', 'contrast': 'cosine above “background”'}  # what the numbers of a map are
 SHOWN = 1024  # longest side of pictures that results are drawn on
 PREVIEW = 2048  # longest side of a picture opened from a file the browser cannot show
 PIXELS = 200_000_000  # larger pictures are refused before they are decoded
@@ -189,9 +188,8 @@ def colour_bar(shown: dict, common: bool) -> str:
     "The one scale, as numbers beside the colours"
     from matplotlib import colormaps
     stops = ', '.join('#%02x%02x%02x' % tuple(int(255 * v) for v in colormaps['magma'](i / 12)[:3]) for i in range(13))
-    what = HEAT.get(shown['method'], f'{shown["method"]} relevance (1 = {shown["unit"]:.2g})')
     low, high = (f'{v:.3f}' for v in shown['scale'])
-    ends = (low, f'{what}, one scale for all phrases', high) if common else ('lowest', f'{what}, each phrase on its own range (see captions)', 'highest')
+    ends = (low, f'{shown["says"]}, one scale for all phrases', high) if common else ('lowest', f'{shown["says"]}, each phrase on its own range (see captions)', 'highest')
     return f'<div class="bar"><div style="background:linear-gradient(90deg, {stops})"></div><p><span>{ends[0]}</span><span>{ends[1]}</span><span>{ends[2]}</span></p></div>'
 
 
@@ -219,10 +217,8 @@ def describe(shown: dict, model: str, weights: str, notes: list) -> str:
     "What was computed, by what, and what it is not"
     lows, highs = [float(m.min()) for m in shown['maps']], [float(m.max()) for m in shown['maps']]
     grid = ' × '.join(str(v) for v in shown['maps'].shape[:0:-1])
-    unit = {'similarity': 'raw cosines', 'contrast': 'cosine differences'}.get(shown['method'], f'relevance (1 = {shown["unit"]:.2g})')
-    heat = {'similarity': 'patch–phrase similarity', 'contrast': 'how much better a patch fits a phrase than the word “background”'}.get(shown['method'], f'{shown["method"]} relevance of patches for a phrase')
     state = {'trained': 'trained weights', 'random': '**random weights: the heat means nothing**'}.get(weights, 'weights of unknown state')
-    said = f'**{html.escape(model)}** · {state} · {grid} patches · {unit} {min(lows):.3f} … {max(highs):.3f}  \nHeat is {heat}, not detection.'
+    said = f'**{html.escape(model)}** · {state} · {grid} patches · {shown["says"]} {min(lows):.3f} … {max(highs):.3f}  \nHeat says how well places fit a phrase; it is not detection.'
     return said + ''.join(f'  \n⚠ {html.escape(n)}' for n in notes)
 
 
@@ -246,7 +242,7 @@ def prepare(result, image) -> dict:
     maps = np.nan_to_num(np.asarray(result.maps, dtype=np.float32))
     low, high = result.scale
     boxes = np.zeros((0, 4)) if result.boxes is None else np.asarray(result.boxes, dtype=float).reshape(-1, 4)
-    return dict(image=shrink(image, SHOWN), maps=maps, phrases=list(result.phrases), boxes=boxes, kind=result.kind, method=result.method, unit=result.unit,
+    return dict(image=shrink(image, SHOWN), maps=maps, phrases=list(result.phrases), boxes=boxes, kind=result.kind, says=result.says(),
                 scale=(float(low), float(high) if high > low else float(low) + 1e-6))
 
 
@@ -362,7 +358,7 @@ def build_demo(
                         table = gr.Dataframe(label='Scores', show_label=False, interactive=False, wrap=True, elem_id='table', buttons=['copy'])
                     with gr.Tab('Data', id='data'):
                         record = gr.JSON(label='Data', show_label=False, max_height=600, elem_id='record')
-                about = gr.Markdown('Press **Ground**. Heat is patch–phrase similarity, not detection.', label='About', elem_id='about')
+                about = gr.Markdown('Press **Ground**. Heat says how well places fit a phrase; it is not detection.', label='About', elem_id='about')
         if examples:
             gr.Markdown('Examples: procedural scenes; the last phrase of each is absent on purpose.', elem_id='examples-title')
             strip = gr.Gallery([(str(e['path']), e['label']) for e in examples], label='Examples', show_label=False, columns=len(examples), height=178,

@@ -136,8 +136,13 @@ def legrad(model, images: torch.Tensor, text: torch.Tensor, last: int = 2) -> to
     return total.detach()
 
 # %% ../nbs/14_grounding.ipynb #b6cf6e1d
-Method = namedtuple('Method', 'maps kind raw', defaults=[False])  # raw: shown as it is, not as shares of the common maximum
-METHODS = dict(similarity=Method(similarity, 'cosine'), contrast=Method(contrast, 'relevance', True), gradcam=Method(gradcam, 'relevance'), legrad=Method(legrad, 'relevance'))
+Method = namedtuple('Method', 'maps kind scale says', defaults=['', ''])
+METHODS = dict(
+    similarity=Method(similarity, 'cosine', 'cosine_scale', 'cosine'),
+    contrast=Method(contrast, 'relevance', 'contrast_scale', f'cosine above “{NEUTRAL}”'),
+    gradcam=Method(gradcam, 'relevance'),
+    legrad=Method(legrad, 'relevance'),
+)
 
 # %% ../nbs/14_grounding.ipynb #01eeef4c
 def on_picture(
@@ -181,9 +186,9 @@ def peak(map) -> tuple:  # (x, y) in fractions of the picture
 # %% ../nbs/14_grounding.ipynb #825472d5
 RESULTS = 'results/grounding_quality.json'
 
-def measured_scale(model, method: str = 'similarity') -> tuple:  # (vmin, vmax)
-    "Colour scale of `similarity` or `contrast`: the configuration's `cosine_scale` or `contrast_scale`, else the measured one, else 0 to 0.5"
-    config, key = getattr(model, 'config', {}), 'cosine_scale' if method == 'similarity' else 'contrast_scale'
+def measured_scale(model, key: str = 'cosine_scale') -> tuple:  # (vmin, vmax)
+    "The colour scale `key` ('cosine_scale' or 'contrast_scale') of the model's configuration, else the measured one, else 0 to 0.5"
+    config = getattr(model, 'config', {})
     try: measured = json.loads(asset(RESULTS).read_text())
     except (GeoAlignError, OSError, ValueError): measured = {}
     same = measured.get('trained') and config.get('trained') and measured.get('model') == model.name
@@ -212,7 +217,7 @@ def _finish(maps, how, phrases):
     "Maps of relevance as shares of their common maximum, that maximum, and what a person must be told"
     if not np.isfinite(maps).all(): raise GeoAlignError('The model answered with NaN or infinity; check its weights.')
     if how.kind == 'cosine': return maps.clip(-1, 1), 1., []
-    unit = 1. if how.raw else float(maps.max())
+    unit = 1. if how.scale else float(maps.max())
     told = [f"'{p[:60]}' got no relevance anywhere: this method found nothing that would raise its score; use method similarity." for p, m in zip(phrases, maps) if m.max() <= 0]
     return maps / unit if unit > 0 else maps, unit, told
 
@@ -241,14 +246,18 @@ def ground(
     maps, unit, told = _finish(maps.float().cpu().numpy(), how, phrases)
     if frame.mode == 'shortest' and image.width != image.height: told.append('The model saw only the middle square of this picture; use mode squash or longest to see all of it.')
     return GroundResult(maps, scores, boxes, phrases, how.kind, method, getattr(model, 'name', ''), image,
-                        tuple(scale or (measured_scale(model, method) if how.kind == 'cosine' or how.raw else (0., 1.))), unit, frame.size, told)
+                        tuple(scale or (measured_scale(model, how.scale) if how.scale else (0., 1.))), unit, frame.size, told)
 
 # %% ../nbs/14_grounding.ipynb #29648ca0
 @patch
+def says(self: GroundResult) -> str:
+    "What the numbers of the maps are"
+    return METHODS[self.method].says or f'{self.method} relevance (1 = {self.unit:.2g})'
+
+@patch
 def label(self: GroundResult) -> str:
-    "What the colours mean: kind, scale, and the range of the maps"
-    kind = 'cosine' if self.kind == 'cosine' else f'cosine above "{NEUTRAL}"' if self.method == 'contrast' else f'relevance ({self.method}; 1 = {self.unit:.2g})'
-    return f'{kind}\nscale {self.scale[0]:.2f} to {self.scale[1]:.2f}, maps {self.maps.min():.2f} to {self.maps.max():.2f}'
+    "What the colours mean: the numbers, their scale, and the range of the maps"
+    return f'{self.says()}\nscale {self.scale[0]:.2f} to {self.scale[1]:.2f}, maps {self.maps.min():.2f} to {self.maps.max():.2f}'
 
 @patch
 def show(self: GroundResult, ncols: int = 4, boxes=None, fig=None):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from geoalignclip_nb.bench import fine_grained as fine
 from geoalignclip_nb.bench import region_classification as region
-from geoalignclip_nb.bench import retrieval
+from geoalignclip_nb.bench import metrics, retrieval
 from geoalignclip_nb.bench import scene_classification as scene
 from geoalignclip_nb.core import GeoAlignError, Region, Sample, stable_hash
 from geoalignclip_nb.data.loader import Pictures
@@ -327,7 +327,7 @@ def test_resampling_equals_drawing_pictures_one_by_one():
     owner, values = rng.integers(0, 8, 60), rng.uniform(size=60)
     groups = [values[owner == o] for o in np.unique(owner)]
     by_hand = [np.concatenate([groups[i] for i in rng.integers(0, len(groups), len(groups))]).mean() for _ in range(4000)]
-    got = retrieval.resampled_means(values, owner, n=4000)[:, 0]
+    got = metrics.resampled_means(values, owner, n=4000)[:, 0]
     assert got.mean() == pytest.approx(np.mean(by_hand), abs=4 * np.std(by_hand) / 4000**.5) and got.std() == pytest.approx(np.std(by_hand), rel=.06)
 
 
@@ -341,7 +341,7 @@ def test_intervals_hold_the_number_and_name_it():
 
 
 def test_one_picture_has_an_interval_of_no_width():
-    assert retrieval.picture_ci([1, 0], [7, 7]) == [(.5, .5)]
+    assert metrics.picture_ci([1, 0], [7, 7]) == [(.5, .5)]
 
 
 def test_random_twin_is_another_model_of_the_same_shape():

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -130,8 +131,16 @@ def test_two_stages_of_a_preset(run):
     assert told['steps'] == [[1, 1], [2, 1]]
     model = GeoAlignCLIP.from_pretrained(told['preset'])
     assert model.trained and 0 < model.known_tokens.sum() < 49408
+    card = (Path(told['preset'])/'README.md').read_text()  # written by the recipe, as for one process
+    assert '1 step of' in card and ' pictures and 0 regions seen' in card and 'Stage 2' in card
 
 
 @needs_deepspeed
 def test_a_failing_process_is_heard():
     with pytest.raises(RuntimeError, match='no_such_function'): zero_runs.launch('os:no_such_function', processes=1)
+
+
+@needs_deepspeed
+def test_other_settings_are_refused_before_anything_starts(run):
+    told = json.loads((run/'told-0.json').read_text())
+    with pytest.raises(GeoAlignError, match='other settings'): zero_runs.train_zero('debug', {'seed': '5'}, out=Path(told['preset']).parent)

@@ -9,8 +9,8 @@ __all__ = ['near_misses', 'embed_regions', 'choice_hits', 'accuracies', 'by_kind
 import numpy as np
 import torch
 
-from .metrics import hit_chance
-from .retrieval import embed_texts, picture_ci, random_twin
+from .metrics import hit_chance, picture_ci
+from .retrieval import embed_texts
 from ..core import GeoAlignError, Region
 from ..data.loader import Pictures, View, to_float, view_image
 from ..model import GeoAlignCLIP

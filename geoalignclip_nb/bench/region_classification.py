@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from .fine_grained import accuracies, embed_regions
 from .metrics import hits_at
-from .retrieval import embed_texts, random_twin
+from .retrieval import embed_texts
 from ..core import GeoAlignError
 from ..data.loader import Pictures
 from ..model import GeoAlignCLIP

@@ -9,7 +9,7 @@ __all__ = ['PICTURES', 'UCM_CLASSES', 'plain_name', 'folder_of_classes', 'ucm_sc
 from pathlib import Path
 
 from .region_classification import class_index, class_key, class_vectors, classification_result
-from .retrieval import embed_pictures, random_twin
+from .retrieval import embed_pictures
 from ..core import GeoAlignError, Sample
 from ..data.loader import Pictures
 from ..data.sources import read_json, ucm

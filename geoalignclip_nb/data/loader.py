@@ -34,7 +34,7 @@ def _samples(name: str, part: str, seed: int) -> list:
     if name in ('rsod', 'vedai'):
         from geoalignclip_nb.data.negatives import prepare_boxes
         return prepare_boxes(data_dir(name), name, part or 'train', seed)
-    raise GeoAlignError(f"Source '{name}' is unknown; choose rsicd, ucm, rsod, vedai or scenes.")
+    raise GeoAlignError(f"Source '{name}' is unknown; choose rsicd, ucm, rsod, vedai or scenes, or shards of rsteller or rsfg for training.")
 
 def open_source(spec: str, seed: int = 0) -> list:
     "Samples of rsicd, ucm, rsod, vedai (part = split) or scenes (part = how many); raises `GeoAlignError` for another source"

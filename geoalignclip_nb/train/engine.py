@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['learning_rate', 'make_optimizer', 'fast_math', 'clamp_scales', 'train_step', 'save_checkpoint', 'load_checkpoint',
-           'region_metrics', 'Log', 'stage_objective', 'drop_patches', 'step_once', 'measure', 'stage_loader',
-           'run_stage']
+           'region_metrics', 'Log', 'stage_objective', 'drop_patches', 'note_tokens', 'step_once', 'measure',
+           'stage_loader', 'run_stage']
 
 # %% ../../nbs/40_engine.ipynb #d7fe0ed2
 import contextlib, dataclasses, json, math, sys, time
@@ -100,7 +100,7 @@ def region_metrics(model, pictures, size: int) -> dict:
     "near_miss_acc1 and region_acc1 (percent) of pictures with regions, {} without"
     kinds = sorted({r.category for s in pictures.samples for r in s.regions if r.category})
     if not kinds: return {}
-    coarse = region_classification(model, pictures, {k: [k] for k in kinds}, size, templates=['{}'])
+    coarse = region_classification(model, pictures, {k: [k] for k in kinds}, size, templates='plain')
     out = dict(region_acc1=coarse['acc1'], n_regions=coarse['n'])
     if any(r.negatives for s in pictures.samples for r in s.regions): out['near_miss_acc1'] = fine_grained(model, pictures, size, text='any')['acc1']
     return out
@@ -136,20 +136,24 @@ def _open(specs, side, seed, quiet, max_bad=.05) -> list:
         if p.skipped and isinstance(p, Pictures): print(f'{len(p.skipped)} pictures could not be read, e.g. {p.skipped[0]}', file=sys.stderr)
     return opened
 
-def stage_objective(settings: StageSettings, stage: int) -> Objective:
-    "The losses of a stage (paper Eq. 5)"
-    return Objective(stage=stage, weights=settings.weights, duplicates=settings.duplicates)
+def stage_objective(settings: StageSettings, stage: int, gather: bool = False) -> Objective:
+    "The losses of a stage (paper Eq. 5); `gather`: over all processes"
+    return Objective(stage=stage, weights=settings.weights, duplicates=settings.duplicates, gather=gather)
 
 def drop_patches(model, share: float):
     "Leave out a random share of the patches in training mode (fewer tokens, faster steps); 0 switches it off"
     model.clip.visual.patch_dropout = open_clip.transformer.PatchDropout(share) if share else torch.nn.Identity()
 
 # %% ../../nbs/40_engine.ipynb #bac202ea
+def note_tokens(seen: torch.Tensor, batch: dict):
+    "Mark the tokens of a batch in `seen` (vocabulary,)"
+    for key in ('brief', 'detailed', 'region_text', 'negatives'):
+        if key in batch: seen[batch[key].unique()] = 1
+
 def step_once(model, batch, objective, optimizer, settings, preset, seen, log, stage, done, total):
     "A step with its line in the log"
     model.train()
-    for key in ('brief', 'detailed', 'region_text', 'negatives'):
-        if key in batch: seen[batch[key].unique()] = True
+    note_tokens(seen, batch)
     start, lr = time.perf_counter(), learning_rate(done - 1, total, settings.lr, settings.warmup)
     parts = train_step(model, batch, objective, optimizer, lr, settings.clip_norm, preset.precision)
     log.add(stage=stage, step=done, lr=lr, scale=float(model.clip.logit_scale.detach().exp()), seconds=round(time.perf_counter()-start, 3),
@@ -168,11 +172,11 @@ def measure(model, validation, settings, preset, log, stage, done, quiet) -> boo
     return done in means and means[done] == max(means.values(), key=sum)
 
 # %% ../../nbs/40_engine.ipynb #b3eb92e6
-def stage_loader(model, stage: int, settings: StageSettings, preset: Preset, quiet: bool) -> Loader:
+def stage_loader(model, stage: int, settings: StageSettings, preset: Preset, quiet: bool, rank: int = 0, world: int = 1) -> Loader:
     "The batches of a stage; regions, detailed captions and crops belong to Stage II"
     items = LoaderSettings(settings.size, settings.crop_size, settings.augment, settings.min_area, region_text=settings.region_text, max_regions=settings.max_regions,
                            max_negatives=settings.max_negatives, background=settings.background, zoom=settings.zoom, detailed=stage == 2, regions=stage == 2)
-    return Loader(_open(settings.sources, settings.side, preset.seed, quiet, settings.max_bad), model.tokenizer, items, settings.batch_size, model.preprocess.mean, model.preprocess.std, preset.seed)
+    return Loader(_open(settings.sources, settings.side, preset.seed, quiet, settings.max_bad), model.tokenizer, items, settings.batch_size, model.preprocess.mean, model.preprocess.std, preset.seed, rank, world)
 
 # %% ../../nbs/40_engine.ipynb #7515ad25
 def run_stage(model, stage: int, settings: StageSettings, preset: Preset, out: Path, state: dict = None, quiet: bool = False, listeners=()) -> torch.Tensor:

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from geoalignclip_nb.bench.retrieval import random_twin
 from geoalignclip_nb.core import GeoAlignError, asset, assets_dir, stable_hash, write_beside
 from geoalignclip_nb.ground import METHODS, RESULTS, ground
 from geoalignclip_nb.model import GeoAlignCLIP
@@ -68,7 +69,7 @@ def auroc(present, absent):
 
 def ask(model, image, present, absent, method):
     "One picture: per present phrase (hit, energy, class), the peaks of present and absent phrases, and what three quarters of the cells stay below where a phrase is absent (not where numbers are shares of a maximum)"
-    whether = METHODS[method].kind == 'cosine' or METHODS[method].raw
+    whether = bool(METHODS[method].scale)
     if not whether: absent = []
     r = ground(model, image, [p for p, _, _ in present] + absent, method=method)
     peaks = [float(m.max()) for m in r.maps] if whether else []
@@ -124,9 +125,7 @@ def load(name):
         folder = asset('geoalign-tiny') if name == 'geoalign-tiny' else Path(name)
         file = folder/'model.safetensors' if folder.is_dir() else folder
         sha = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ''
-    untrained = GeoAlignCLIP.create(model.config['clip'], seed=1)
-    untrained.preprocess = model.preprocess
-    return model, untrained, sha
+    return model, random_twin(model, seed=1), sha
 
 
 def main():
