@@ -129,6 +129,23 @@ def _models(args):
     "`geoalign models`: one name per line"
     print('\n'.join(list_models(args.pattern)))
 
+# %% ../nbs/70_cli.ipynb #df85aa9a
+def _ablate(args):
+    "`geoalign ablate`: rows of Table 6 with several seeds"
+    from geoalignclip_nb.core import GeoAlignError
+    settings = parse_overrides(args.settings)
+    try: seeds = [int(s) for s in args.seeds.split(',')]
+    except ValueError: raise GeoAlignError(f'--seeds {args.seeds!r} is no list of whole numbers; write --seeds 0,1,2.') from None
+    from geoalignclip_nb.study.ablation import ROWS, ablate
+    print(ablate(args.preset, args.out, seeds, args.rows.split(';') if args.rows else tuple(ROWS), settings))
+
+def _ablate_flags(p):
+    p.add_argument('--preset', default='ablation', help='name of a preset with both stages (default: ablation)')
+    p.add_argument('--out', metavar='DIR', required=True, help='folder of the runs and of ablation.json')
+    p.add_argument('--seeds', default='0,1,2', help='whole numbers (default: 0,1,2)')
+    p.add_argument('--rows', help='rows of Table 6, variants with their settings: "1b;6;6 stage2.crop_size=112" (default: all seven)')
+    p.add_argument('settings', metavar='key=value', nargs='*', help='settings that differ from the preset in all rows')
+
 # %% ../nbs/70_cli.ipynb #2679f08e
 def find_demo() -> Path:
     "Path of `demo/app.py` beside the package; raises `GeoAlignError` where the package has no checkout around it"
@@ -165,7 +182,8 @@ def _train_flags(p):
     p.add_argument('settings', metavar='key=value', nargs='*', help='settings that differ from the preset, such as stage1.epochs=2; out=FOLDER for the run')
 
 _VERBS = dict(ground=(_ground, _ground_flags, 'show where phrases are in a picture'), models=(_models, _models_flags, 'list models, the bundled one first'),
-              demo=(_demo, None, 'open the demo in a browser'), train=(_train, _train_flags, 'train a preset'))
+              demo=(_demo, None, 'open the demo in a browser'), train=(_train, _train_flags, 'train a preset'),
+              ablate=(_ablate, _ablate_flags, 'train and measure every row of Table 6'))
 
 # %% ../nbs/70_cli.ipynb #08cbc09b
 def make_parser() -> argparse.ArgumentParser:

@@ -31,7 +31,7 @@ def scene(tmp_path_factory):
     return folder/'scene.png', sample
 
 
-@pytest.mark.parametrize('verb', [[], ['ground'], ['models'], ['demo'], ['train']])
+@pytest.mark.parametrize('verb', [[], ['ground'], ['models'], ['demo'], ['train'], ['ablate']])
 def test_help(verb, tmp_path):
     done = geoalign(*verb, '--help', cwd=tmp_path)
     assert done.returncode == 0 and 'usage: geoalign' in done.stdout and not done.stderr

@@ -129,6 +129,7 @@ class LoaderSettings:
     region_text: str = 'random'  # 'phrase', 'description' or 'random'
     max_regions: int = 4
     max_negatives: int = 10
+    negatives: bool = True  # False: drawn but left out, so that everything else of an epoch stays as it is
     background: float = 0.  # boxes of plain background per picture with regions: 1.5 means one, and a second half of the time
     zoom: float = 0.  # chance that a picture with regions is shown as a narrow window around one of them
     detailed: bool = False
@@ -222,7 +223,7 @@ def keep_regions(sample, view, array, settings, rng, inside: float = 0.6) -> lis
         if not text: continue
         negatives = rng.sample(negatives, min(len(negatives), settings.max_negatives))
         crop = view_image(array, View(tuple(np.clip(regions[i].box, 0, 1)), view.turns, view.mirror), settings.crop_size) if settings.crop_size else None
-        out.append((cut[i], text, negatives, crop))
+        out.append((cut[i], text, negatives if settings.negatives else [], crop))
     return out
 
 # %% ../../nbs/36_loader.ipynb #47a41534

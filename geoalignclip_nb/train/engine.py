@@ -137,8 +137,12 @@ def _open(specs, side, seed, quiet, max_bad=.05) -> list:
     return opened
 
 def stage_objective(settings: StageSettings, stage: int, gather: bool = False) -> Objective:
-    "The losses of a stage (paper Eq. 5); `gather`: over all processes"
-    return Objective(stage=stage, weights=settings.weights, duplicates=settings.duplicates, gather=gather)
+    "The losses of a stage (paper Eq. 5); `gather`: over all processes; an unknown name in `losses` raises `GeoAlignError`"
+    switches = dict.fromkeys(('rpa', 'hna', 'vic', 'htc'), False)
+    for name in settings.losses:
+        if name not in switches: raise GeoAlignError(f"Loss '{name}' is unknown; choose {', '.join(switches)}.")
+        switches[name] = True
+    return Objective(stage=stage, weights=settings.weights, duplicates=settings.duplicates, gather=gather, **switches)
 
 def drop_patches(model, share: float):
     "Leave out a random share of the patches in training mode (fewer tokens, faster steps); 0 switches it off"
@@ -173,9 +177,10 @@ def measure(model, validation, settings, preset, log, stage, done, quiet) -> boo
 
 # %% ../../nbs/40_engine.ipynb #b3eb92e6
 def stage_loader(model, stage: int, settings: StageSettings, preset: Preset, quiet: bool, rank: int = 0, world: int = 1) -> Loader:
-    "The batches of a stage; regions, detailed captions and crops belong to Stage II"
-    items = LoaderSettings(settings.size, settings.crop_size, settings.augment, settings.min_area, region_text=settings.region_text, max_regions=settings.max_regions,
-                           max_negatives=settings.max_negatives, background=settings.background, zoom=settings.zoom, detailed=stage == 2, regions=stage == 2)
+    "The batches of a stage; regions belong to Stage II; so do detailed captions, near misses and crops where a loss asks for them"
+    on = settings.losses
+    items = LoaderSettings(settings.size, settings.crop_size if 'vic' in on else 0, settings.augment, settings.min_area, region_text=settings.region_text, max_regions=settings.max_regions,
+                           max_negatives=settings.max_negatives, negatives='hna' in on, background=settings.background, zoom=settings.zoom, detailed=stage == 2 and 'htc' in on, regions=stage == 2)
     return Loader(_open(settings.sources, settings.side, preset.seed, quiet, settings.max_bad), model.tokenizer, items, settings.batch_size, model.preprocess.mean, model.preprocess.std, preset.seed, rank, world)
 
 # %% ../../nbs/40_engine.ipynb #7515ad25

@@ -1,0 +1,92 @@
+"The ablation: paired rows, resuming, refusal, the table"
+import json
+import math
+
+import pytest
+import torch
+
+from geoalignclip_nb.core import GeoAlignError
+from geoalignclip_nb.study.ablation import ROWS, STEPS, TABLE6, ablate, collect, gain, ladder, markdown, read_row, row_preset, spread
+from geoalignclip_nb.train import recipe
+from geoalignclip_nb.train.engine import Log, stage_loader, stage_objective
+from geoalignclip_nb.train.presets import load_preset
+
+
+@pytest.fixture(scope='module')
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('ablation')
+    ablate('debug', folder, seeds=(0, 1), rows=('1a', '1b', '6'), overrides={'precision': 'fp32'}, quiet=True)
+    return folder
+
+
+def test_rows_are_the_papers():
+    assert set(TABLE6) == {'1', '2', '3', '4', '5', '6'} and list(ROWS) == ['1a', '1b', '2', '3', '4', '5', '6']
+    assert all(set(pair) <= set(ROWS) for pair in STEPS.values())
+    for name, (new, old) in STEPS.items():
+        if name.split()[0] != 'all': assert set(ROWS[new].losses) - set(ROWS[old].losses) == {name.split()[0].lower()}
+
+
+@pytest.mark.parametrize('key, names', [('1b', ('global',)), ('2', ('global', 'rpa')), ('3', ('global', 'rpa', 'vic')), ('4', ('global', 'rpa', 'hna', 'vic')), ('5', ('rpa', 'vic', 'htc')), ('6', ('rpa', 'hna', 'vic', 'htc'))])
+def test_a_row_trains_its_terms(key, names):
+    preset = row_preset(load_preset('debug'), read_row(key), 1, 'latest.pt')
+    assert stage_objective(preset.stage2, 2).names == names and preset.seed == 1 and preset.stage1 is None
+
+
+def test_rows_of_a_seed_see_the_same_pictures():
+    debug = load_preset('debug')
+    model = recipe.start_model(debug)
+    batches = {}
+    for key in ('1b', '4', '6'):
+        preset = row_preset(debug, read_row(key), 2, 'latest.pt')
+        batches[key] = stage_loader(model, 2, preset.stage2, preset, True).batch(0, 1)
+    for key in ('1b', '4'):
+        for name in ('images', 'brief', 'boxes', 'region_text'): assert torch.equal(batches[key][name], batches['6'][name]), (key, name)
+    assert 'crops' not in batches['1b'] and 'detailed' not in batches['4'] and len(batches['6']['negatives']) and not len(batches['1b']['negatives'])
+
+
+def test_one_file_per_row_and_seed(done):
+    names = sorted(p.name for p in done.glob('*-seed*.json'))
+    assert names == ['1a-seed0.json', '1b-seed0.json', '1b-seed1.json', '6-seed0.json', '6-seed1.json']
+    assert not list(done.glob('runs/*/latest.pt')) and (done/'runs'/'6-seed1'/'model'/'model.safetensors').is_file()
+    first = {k: [r['total'] for r in Log(done/'runs'/k/'log.jsonl').read()] for k in ('6-seed0', '6-seed1')}
+    assert first['6-seed0'] != first['6-seed1']
+    assert '| 6 |' in (done/'ablation.md').read_text()
+
+
+def test_resume_trains_only_what_is_missing(done, tmp_path, monkeypatch):
+    import shutil
+    folder = tmp_path/'again'
+    shutil.copytree(done, folder)
+    (folder/'6-seed1.json').unlink(); shutil.rmtree(folder/'runs'/'6-seed1')
+    trained = []
+    real = recipe.run_preset
+    monkeypatch.setattr('geoalignclip_nb.study.ablation.run_preset', lambda preset, out, quiet=False: trained.append(out.name) or real(preset, out, quiet))
+    ablate('debug', folder, seeds=(0, 1), rows=('1a', '1b', '6'), overrides={'precision': 'fp32'}, quiet=True)
+    assert trained == ['6-seed1']
+    assert json.loads((folder/'ablation.json').read_text())['rows'] == json.loads((done/'ablation.json').read_text())['rows']  # fp32: to the last bit
+
+
+def test_other_settings_are_refused(done):
+    with pytest.raises(GeoAlignError, match='other settings'): ablate('debug', done, seeds=(0,), rows=('6',), overrides={'precision': 'fp32', 'stage2.lr': '1'}, quiet=True)
+    with pytest.raises(GeoAlignError, match='other settings'): ablate('debug', done, seeds=(0,), rows=('6',), overrides={'precision': 'fp32', 'stage1.lr': '1'}, quiet=True)
+
+
+def test_a_preset_with_one_stage_is_refused(tmp_path):
+    (tmp_path/'half.toml').write_text('model = "geoalign-debug"\n[stage2]\nsources = ["scenes:8"]\nvalidation = ["scenes:8"]\n')
+    with pytest.raises(GeoAlignError, match='both stages'): ablate(tmp_path/'half.toml', tmp_path/'out')
+
+
+def test_gains_by_hand():
+    rows = {'1b': {'x': dict(values={'0': 10., '1': 12., '2': 11.}, n=5)}, '2': {'x': dict(values={'0': 11., '1': 14., '2': 14., '3': 99.}, n=5)}}
+    mean, error, n = gain(rows, '2', '1b', 'x')
+    assert (mean, n) == (2., 3) and math.isclose(error, 1 / 3**.5)  # differences 1, 2, 3
+    assert '+2.0 (+3.5 se)' in ladder(rows) and '11.0 ± 1.0' in markdown(rows)
+    assert math.isnan(gain({'1b': {'x': dict(values={'0': 1.}, n=1)}, '2': {'x': dict(values={'0': 2.}, n=1)}}, '2', '1b', 'x')[1])
+    assert spread({'0': 5.}) == '5.0'
+
+
+def test_variants_stand_behind_their_row(tmp_path):
+    for row in ('6 stage2.crop_size=16', '6', '1b'):
+        (tmp_path/f"{row.replace(' ', '_')}-seed0.json").write_text(json.dumps(dict(row=row, seed=0, columns={'x': dict(value=1., n=3)})))
+    assert list(collect(tmp_path)) == ['1b', '6', '6 stage2.crop_size=16']
+    assert '| 6 | rpa vic hna htc stage2.crop_size=16 |' in markdown(collect(tmp_path))
