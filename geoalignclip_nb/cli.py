@@ -120,10 +120,11 @@ def _ground(args):
 
 # %% ../nbs/70_cli.ipynb #983868d0
 def _train(args):
-    "`geoalign train`: one preset with changed settings; `out=FOLDER` says where the run lives"
-    settings = parse_overrides(args.settings)
-    from geoalignclip_nb.train.recipe import train_preset
-    print(train_preset(args.preset, settings, out=settings.pop('out', None)))
+    "`geoalign train`: one preset with changed settings, in this process or in several"
+    parse_overrides(args.settings)
+    from geoalignclip_nb.train.launch import train_words
+    folder = train_words([args.preset, *args.settings])
+    if folder: print(folder)  # where a launcher has started several, the first one speaks
 
 def _models(args):
     "`geoalign models`: one name per line"
@@ -179,7 +180,7 @@ def _models_flags(p): p.add_argument('pattern', metavar='PATTERN', nargs='?', de
 
 def _train_flags(p):
     p.add_argument('preset', metavar='PRESET', help='name of a preset, such as tiny')
-    p.add_argument('settings', metavar='key=value', nargs='*', help='settings that differ from the preset, such as stage1.epochs=2; out=FOLDER for the run')
+    p.add_argument('settings', metavar='key=value', nargs='*', help='settings that differ from the preset, such as stage1.epochs=2; out=FOLDER for the run, processes=N for ZeRO on N GPUs')
 
 _VERBS = dict(ground=(_ground, _ground_flags, 'show where phrases are in a picture'), models=(_models, _models_flags, 'list models, the bundled one first'),
               demo=(_demo, None, 'open the demo in a browser'), train=(_train, _train_flags, 'train a preset'),

@@ -19,7 +19,7 @@ from torch import nn
 from .architectures import activation, architecture, build_clip, default_preprocess, image_size, load_strictly, read_checkpoint, read_safetensors
 from .core import GeoAlignError, asset, clean_text, write_beside
 from .regions import roi_features
-from .text import Tokenizer, encode_tokens, stretch_positions, stretch_text, token_ids
+from .text import Tokenizer, encode_tokens, length_groups, stretch_positions, stretch_text, token_ids
 from .vision import Preprocess, encode_image, load_image
 
 # %% ../nbs/13_model.ipynb #4979dceb
@@ -127,13 +127,13 @@ def encode_text(self: GeoAlignCLIP, texts) -> torch.Tensor:
     return F.normalize(encode_tokens(self.clip, self.tokenize(texts).to(self.device)).float(), dim=-1)
 
 # %% ../nbs/13_model.ipynb #8315f859
-def _encode_unique(clip, ids: torch.Tensor, parts: int = 4) -> torch.Tensor:
+def _encode_unique(clip, ids: torch.Tensor) -> torch.Tensor:
     "Unit vectors (N,D) of token rows; equal rows are encoded once, short rows apart from long ones"
     if not len(ids): return next(clip.parameters()).new_zeros(0, clip.text_projection.shape[-1])
     rows, back = torch.unique(ids, dim=0, return_inverse=True)
-    order = rows.argmax(1).argsort()
-    vectors = torch.cat([F.normalize(encode_tokens(clip, rows[part]).float(), dim=-1) for part in order.chunk(parts)])
-    return vectors[order.argsort()][back]
+    groups = length_groups(rows.argmax(1))
+    vectors = torch.cat([F.normalize(encode_tokens(clip, rows[g]).float(), dim=-1) for g in groups])
+    return vectors[torch.cat(groups).argsort()][back]
 
 @patch
 def encode_texts_once(self: GeoAlignCLIP, *groups) -> list:
@@ -150,11 +150,10 @@ def forward(self: GeoAlignCLIP, batch: dict) -> dict:
     has_boxes = 'boxes' in batch
     cls, dense = encode_image(self.clip, batch['images'], dense=has_boxes)
     out['image'] = F.normalize(cls.float(), dim=-1)
-    out['brief'] = _encode_unique(self.clip, batch['brief'])
-    if 'detailed' in batch: out['detailed'] = _encode_unique(self.clip, batch['detailed'])
-    if has_boxes:
-        out['region'] = F.normalize(roi_features(dense, batch['boxes'], tuple(batch['images'].shape[-2:])), dim=-1)
-        out['region_text'], out['negative'] = self.encode_texts_once(batch['region_text'], batch['negatives'])
+    if has_boxes: out['region'] = F.normalize(roi_features(dense, batch['boxes'], tuple(batch['images'].shape[-2:])), dim=-1)
+    texts = {'brief': 'brief', 'detailed': 'detailed'} | ({'region_text': 'region_text', 'negatives': 'negative'} if has_boxes else {})
+    texts = {k: name for k, name in texts.items() if k in batch}
+    out |= dict(zip(texts.values(), self.encode_texts_once(*(batch[k] for k in texts))))
     if 'crops' in batch and len(batch['crops']):
         out['crop'] = F.normalize(encode_image(self.clip, batch['crops'], dense=False)[0].float(), dim=-1)
     elif 'crops' in batch: out['crop'] = out['region']

@@ -70,6 +70,9 @@ WRONG = {
     'preset': (['train', 'no-such-preset'], 'no-such-preset'),
     'setting': (['train', 'tiny', 'steps'], 'steps'),
     'unknown setting': (['train', 'tiny', 'no_such_key=1'], 'no_such_key'),
+    'processes that are no number': (['train', 'debug', 'processes=two'], 'processes=2'),
+    'no processes': (['train', 'debug', 'processes=0'], 'at least 1'),
+    'option': (['train', 'debug', 'gather=maybe'], 'gather=false'),
 }
 
 

@@ -1,9 +1,11 @@
-"""DeepSpeed: two CPU processes equal one, resume, convert; and what works without it."""
+"""DeepSpeed: two CPU processes equal one, resume, convert, are killed and go on; and what works without it."""
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 
 from geoalignclip_nb.core import GeoAlignError
 from geoalignclip_nb.model import GeoAlignCLIP
-from geoalignclip_nb.train import zero, zero_runs
+from geoalignclip_nb.train import launch, zero, zero_runs
 
 HAS = importlib.util.find_spec('deepspeed') is not None and sys.platform == 'linux'
 needs_deepspeed = pytest.mark.skipif(not HAS, reason='DeepSpeed is not installed (Linux only)')
@@ -21,7 +23,7 @@ needs_deepspeed = pytest.mark.skipif(not HAS, reason='DeepSpeed is not installed
 def found(tmp_path_factory):
     "All cases of `zero_worker.equalities`, run once"
     out = tmp_path_factory.mktemp('zero')/'cases.json'
-    zero_runs.launch('zero_worker:equalities', out, env=dict(PYTHONPATH=os.path.dirname(__file__)), timeout=1200)
+    launch.launch('zero_worker:equalities', out, env=dict(PYTHONPATH=os.path.dirname(__file__)), timeout=1200)
     return json.loads(out.read_text())
 
 
@@ -30,19 +32,67 @@ def run(tmp_path_factory):
     "The folder of `zero_worker.checkpoints`, whose last act is to die while it writes step 3"
     out = tmp_path_factory.mktemp('zero_run')
     with pytest.raises(RuntimeError, match='failed in 2 processes') as e:
-        zero_runs.launch('zero_worker:checkpoints', out, env=dict(PYTHONPATH=os.path.dirname(__file__)), timeout=1200)
+        launch.launch('zero_worker:checkpoints', out, env=dict(PYTHONPATH=os.path.dirname(__file__)), timeout=1200)
     assert (out/'told-1.json').exists(), str(e.value)
     return out
 
 
 def test_module_imports_without_deepspeed():
-    code = "import sys; sys.modules['deepspeed'] = None; import geoalignclip_nb.train.zero_runs, geoalignclip_nb.train.zero as z; assert 'torch' in sys.modules; print(z.zero_config()['train_batch_size'])"
+    code = "import sys; sys.modules['deepspeed'] = None; import geoalignclip_nb.train.launch, geoalignclip_nb.train.zero as z; assert 'torch' in sys.modules; print(z.zero_config()['train_batch_size'])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '32'
 
 
 def test_missing_deepspeed_is_one_sentence(monkeypatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(GeoAlignError, match='pip install deepspeed'): zero.init_zero(None, None)
+
+
+@pytest.mark.parametrize('option', ['processes=2', 'zero=2'])
+def test_the_command_says_that_deepspeed_is_missing(option, monkeypatch, tmp_path, capsys):
+    from geoalignclip_nb.cli import main
+    before = dict(os.environ)
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    assert main(['train', 'debug', option, f'out={tmp_path/"run"}']) == 2
+    said = capsys.readouterr()
+    assert 'pip install deepspeed' in said.err and said.err.count('\n') == 1 and not said.out and not (tmp_path/'run').exists()
+    assert not {'RANK', 'WORLD_SIZE'} & (os.environ.keys() - before.keys())
+
+
+def test_which_way_a_command_goes(monkeypatch):
+    started = []
+    monkeypatch.delenv('WORLD_SIZE', raising=False)
+    monkeypatch.setattr(launch, 'train_preset', lambda *a: ('plain', *a))
+    monkeypatch.setattr(launch, '_alone_or_launched', lambda *a: ('zero', *a))
+    monkeypatch.setattr(launch, 'start_processes', lambda *a: started.append(a))
+    assert launch.train_words(['debug', 'seed=1', 'out=x']) == ('plain', 'debug', {'seed': '1'}, 'x')
+    assert launch.train_words(['debug', 'zero=1', 'seed=1']) == ('zero', 'debug', {'seed': '1'}, {'zero': 1}) and launch.train_words(['debug', 'processes=1']) == ('zero', 'debug', {}, {})
+    assert launch.train_words(['debug', 'processes=3', 'accumulation=2']) == Path('runs/debug-zero/model') and started == [(['debug', 'accumulation=2'], 3)]
+    monkeypatch.setenv('WORLD_SIZE', '3')
+    assert launch.train_words(['debug', 'processes=3', 'out=x']) == ('zero', 'debug', {}, {'out': 'x'}) and len(started) == 1
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: True)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    launch.check_devices(2)
+    with pytest.raises(GeoAlignError, match='one process per GPU'): launch.check_devices(3)
+
+
+def test_a_process_ends_with_the_one_that_started_it():
+    "kill -9 of the middle one of three; the last one holds the pipe, which is at its end when nobody holds it"
+    read, write = os.pipe()
+    middle = os.fork()
+    if not middle:
+        if not os.fork():
+            launch._follow(os.getppid(), .05)
+            os.write(write, b'here')
+        time.sleep(600)
+    os.close(write)
+    assert os.read(read, 4) == b'here'
+    os.kill(middle, signal.SIGKILL); os.waitpid(middle, 0)
+    assert os.read(read, 1) == b''
+    os.close(read)
 
 
 @needs_deepspeed
@@ -126,9 +176,35 @@ def test_a_folder_that_cannot_be_written(run):
 
 
 @needs_deepspeed
+def test_a_full_disk_in_the_middle_of_a_write(run):
+    for rank in (0, 1):
+        said, newest = json.loads((run/f'told-{rank}.json').read_text())['full']
+        assert 'No space left on device' in said and 'previous checkpoint is kept' in said and newest == 'step-00000002'
+
+
+@needs_deepspeed
+def test_a_folder_of_a_run_that_cannot_be_made(run):
+    for rank in (0, 1): assert 'out=FOLDER' in json.loads((run/f'told-{rank}.json').read_text())['no folder']
+
+
+@needs_deepspeed
+def test_an_ill_run_says_so_on_every_rank_and_keeps_its_checkpoint(run):
+    words = ('no memory is left', 'not finite', 'No space left on device')
+    for rank in (0, 1):
+        found = json.loads((run/f'told-{rank}.json').read_text())['ill']
+        assert all(w in said for w, (said, _) in zip(words, found)) and [newest for _, newest in found] == ['step-00000001'] * 3
+    rows = zero_runs.Log(run/'ill'/'log.jsonl').read()  # the second start has made up for the measurement
+    assert [('validation' in r, r['step']) for r in rows] == [(False, 1), (True, 1)] and zero_runs.newest(run/'ill'/'stage1', 'best').name == 'step-00000001'
+    assert all(p.isfinite().all() for p in zero_runs.zero_model(run/'ill'/'stage1').parameters())
+
+
+@needs_deepspeed
 def test_two_stages_of_a_preset(run):
     told = json.loads((run/'told-0.json').read_text())
-    assert told['steps'] == [[1, 1], [2, 1]]
+    rows = zero_runs.Log(run/'debug'/'log.jsonl').read()
+    assert [(r['stage'], r['step'], 'validation' in r) for r in rows] == [(1, 1, False), (1, 1, True), (2, 1, False), (2, 2, False), (2, 2, True), (2, 3, False), (2, 4, False), (2, 4, True)]
+    assert told['heard'] == rows and json.loads((run/'told-1.json').read_text())['heard'] == []  # one process reports
+    assert len((run/'debug'/'log.csv').read_text().splitlines()) == len(rows) + 1 and json.loads((run/'debug'/'settings.json').read_text())['checkpoint_steps'] == 1
     model = GeoAlignCLIP.from_pretrained(told['preset'])
     assert model.trained and 0 < model.known_tokens.sum() < 49408
     card = (Path(told['preset'])/'README.md').read_text()  # written by the recipe, as for one process
@@ -136,8 +212,76 @@ def test_two_stages_of_a_preset(run):
 
 
 @needs_deepspeed
+def test_best_names_the_best_measured_checkpoint_and_converts(run, tmp_path):
+    folder, measured = run/'debug'/'stage2', {r['step']: r['mean_recall'] for r in zero_runs.Log(run/'debug'/'log.jsonl').read() if r['stage'] == 2 and 'validation' in r}
+    best = zero_runs.newest(folder, 'best')
+    assert measured[int(best.name[5:])] == max(measured.values()) and zero_runs.newest(folder).name == 'step-00000004'
+    assert {p.name for p in folder.glob('step-*')} == {'step-00000002', 'step-00000003', 'step-00000004'}  # two stay, and the one that was the best when the last was written
+    assert GeoAlignCLIP.from_pretrained(zero_runs.zero_to_model(folder, tmp_path/'best', which='best')).trained
+
+
+def geoalign_train(*words):
+    "The command in a process of its own, whose own processes are `children`"
+    command = [sys.executable, '-c', 'import sys; from geoalignclip_nb.cli import main; sys.exit(main())', 'train', 'debug', 'processes=2', *words]
+    return subprocess.Popen(command, env=os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', DS_ACCELERATOR='cpu'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def children(pid) -> list:
+    found = []
+    for p in Path('/proc').glob('[0-9]*/stat'):
+        try: after = p.read_text().rpartition(')')[2].split()
+        except OSError: continue  # it has ended
+        if int(after[1]) == pid and after[0] != 'Z': found.append(int(p.parent.name))
+    return found
+
+
+def wait_for(true, process, limit=1200):
+    end = time.time() + limit
+    while not true():
+        assert process.poll() is None and time.time() < end, process.communicate()
+        time.sleep(.02)
+
+
+@needs_deepspeed
+def test_kill_9_of_all_processes_then_the_same_command(run, tmp_path):
+    "In the middle of Stage II; in fp32 on the same number of processes the rest equals the run that was never stopped, to the bit"
+    from zero_worker import FOUR
+    words, newest = [f'{k}={v}' for k, v in FOUR.items()] + [f'out={tmp_path/"run"}'], tmp_path/'run'/'stage2'/'latest'
+    job = geoalign_train(*words)
+    wait_for(lambda: newest.is_file() and newest.read_text() >= 'step-00000002', job)
+    for pid in [job.pid, *children(job.pid)]: os.kill(pid, signal.SIGKILL)
+    job.communicate()
+    assert job.returncode == -signal.SIGKILL and not (tmp_path/'run'/'model').exists(), 'the run ended before it could be killed'
+    job = geoalign_train(*words)
+    out, err = job.communicate(timeout=1200)
+    assert job.returncode == 0 and out.split() == [str(tmp_path/'run'/'model')], err
+    rows = lambda folder: [{k: v for k, v in r.items() if k != 'seconds'} for r in zero_runs.Log(folder/'log.jsonl').read()]
+    assert rows(tmp_path/'run') == rows(run/'debug')
+    assert (tmp_path/'run'/'model'/'model.safetensors').read_bytes() == (run/'debug'/'model'/'model.safetensors').read_bytes()
+
+
+@needs_deepspeed
+def test_a_mistake_in_the_processes_is_one_sentence(tmp_path):
+    job = geoalign_train('stage1.sources=rsfg:nowhere', f'out={tmp_path/"run"}')
+    out, err = job.communicate(timeout=1200)
+    assert job.returncode == 2 and not out and 'Traceback' not in err and err.count('nowhere') == 2, err  # in the settings, in the sentence
+    assert err.strip().splitlines()[-1].startswith('geoalign train: ')
+
+
+@needs_deepspeed
+def test_ctrl_c_ends_all_processes(tmp_path):
+    job = geoalign_train(f'out={tmp_path/"run"}')
+    wait_for((tmp_path/'run'/'settings.json').exists, job)  # both have joined
+    started = children(job.pid)
+    assert len(started) == 2
+    job.send_signal(signal.SIGINT)
+    out, err = job.communicate(timeout=600)
+    assert job.returncode == 130 and 'Traceback' not in err and not [p for p in started if Path(f'/proc/{p}').exists()], err
+
+
+@needs_deepspeed
 def test_a_failing_process_is_heard():
-    with pytest.raises(RuntimeError, match='no_such_function'): zero_runs.launch('os:no_such_function', processes=1)
+    with pytest.raises(RuntimeError, match='no_such_function'): launch.launch('os:no_such_function', processes=1)
 
 
 @needs_deepspeed

@@ -137,8 +137,40 @@ def stock_bf16(steps=3, lr=LR):
     return found
 
 
+FOUR = {'precision': 'fp32', 'checkpoint_steps': '1', 'stage2.epochs': '4', 'stage2.evaluate_epochs': '2'}  # one step of Stage I, four of Stage II, measured after the second and the last
+
+
+def said(action) -> str:
+    "The sentence of a failure"
+    try: action()
+    except GeoAlignError as e: return str(e)
+    return 'nothing said'
+
+
+def no_space(*args, **kwargs): raise OSError(28, 'No space left on device')
+
+
+def ill(folder, rank) -> list:
+    "The same command three times: a measurement that fails on rank 0; a loss that is not finite on rank 1; a log that cannot be written. What is said, and the newest checkpoint"
+    run = lambda: [said(lambda: zero_runs.train_zero('debug', {'stage1.epochs': '2', 'stage1.evaluate_epochs': '1', 'checkpoint_steps': '1'}, out=folder)), zero_runs.newest(folder/'stage1').name]
+    measure, step, add = zero_runs.measure, zero_runs.zero_step, zero_runs.Log.add
+
+    def broken(*args): raise RuntimeError('no memory is left')
+    def poisoned(engine, batches, *rest):
+        if rank: batches = [{**b, 'images': b['images'] * float('nan')} for b in batches]
+        return step(engine, batches, *rest)
+    zero_runs.measure = broken
+    found = [run()]
+    zero_runs.measure, zero_runs.zero_step = measure, poisoned
+    found.append(run())
+    zero_runs.zero_step, zero_runs.Log.add = step, no_space
+    found.append(run())
+    zero_runs.Log.add = add
+    return found
+
+
 def checkpoints(folder):
-    "Save, go on, resume; a loss that is not finite on one rank; the two stages of a preset; then death in the middle of a write"
+    "Save, go on, resume; a loss that is not finite on one rank; the two stages of a preset; a run with every illness; then death in the middle of a write"
     torch.set_num_threads(1)
     rank, world = join_ranks('cpu')
     folder, told = Path(folder), {}
@@ -160,8 +192,7 @@ def checkpoints(folder):
     told['resumed'] = [step(again) == straight, all(torch.equal(p, after[k]) for k, p in again.module.named_parameters())]
 
     bad = {**parts[rank], 'images': parts[rank]['images'] * (float('nan') if rank else 1)}
-    try: zero_step(again, bad, Objective(gather=True), LR); told['bad'] = 'nothing said'
-    except GeoAlignError as e: told['bad'] = str(e)
+    told['bad'] = said(lambda: zero_step(again, bad, Objective(gather=True), LR))
     told['untouched'] = all(torch.equal(p, after[k]) for k, p in again.module.named_parameters())
     again.destroy()
 
@@ -173,12 +204,18 @@ def checkpoints(folder):
     told['clamped'] = [float(p.detach()) for p in (clamped.module.clip.logit_scale, clamped.module.log_scale_hna)]
     clamped.destroy()
 
-    told['preset'] = str(zero_runs.train_zero('debug', {'precision': 'fp32'}, out=folder/'debug'))
-    told['steps'] = [(r['stage'], r['step']) for r in zero_runs.Log(folder/'debug'/'log.jsonl').read()]
+    heard, real = [], zero_runs.make_reporters
+    zero_runs.make_reporters = lambda names, out, settings: [heard.append]
+    told['preset'] = str(zero_runs.train_zero('debug', FOUR, out=folder/'debug'))
+    told['heard'], zero_runs.make_reporters = heard, real
 
     (folder/'blocked').write_text('a file where a folder should be')
-    try: save_zero(engine, folder/'blocked', 3); told['blocked'] = 'nothing said'
-    except GeoAlignError as e: told['blocked'] = str(e)
+    told['blocked'] = said(lambda: save_zero(engine, folder/'blocked', 3))
+    told['no folder'] = said(lambda: zero_runs.train_zero('debug', out=folder/'blocked'/'run'))
+    if rank == 1: engine.checkpoint_engine.save = no_space  # in the middle of a write, on one rank
+    told['full'] = [said(lambda: save_zero(engine, folder/'run', 3)), zero_runs.newest(folder/'run').name]
+    told['ill'] = ill(folder/'ill', rank)
+    if rank == 1: del engine.checkpoint_engine.save
 
     if rank == 0:
         torch.save([kept.encode_image(parts[0]['images']), kept.encode_text(['two white planes', 'a harbour']), kept.state_dict()], folder/'embeddings.pt')

@@ -166,9 +166,10 @@ def step_once(model, batch, objective, optimizer, settings, preset, seen, log, s
 # %% ../../nbs/40_engine.ipynb #559eba83
 def measure(model, validation, settings, preset, log, stage, done, quiet) -> bool:
     "Recalls, and region accuracies where there are regions, of each validation source into the log; True where the mean over the sources is the best of this stage so far"
+    size = settings.test_size or settings.size
     for spec, pictures in zip(settings.validation, validation):
-        with fast_math(model.device.type, preset.precision): metrics = evaluate_retrieval(model, pictures, settings.size) | region_metrics(model, pictures, settings.size)
-        log.add(stage=stage, step=done, validation=spec, **{k: round(v, 3) for k, v in metrics.items()})
+        with fast_math(model.device.type, preset.precision): metrics = evaluate_retrieval(model, pictures, size) | region_metrics(model, pictures, size)
+        log.add(stage=stage, step=done, validation=spec, size=size, **{k: round(v, 3) for k, v in metrics.items()})
         if not quiet: print(f"{spec}: mean recall {metrics['mean_recall']:.2f} (n={metrics['n']})", file=sys.stderr)
     means = {}
     for r in log.read():

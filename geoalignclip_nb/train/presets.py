@@ -31,6 +31,7 @@ class StageSettings:
     clip_norm: float = 1.0  # longest gradient
     patch_dropout: float = 0.  # share of patches left out of the image tower while training (FLIP, arXiv 2212.00794); Stage I only
     size: int = 128  # pixels of the network's input
+    test_size: int = 0  # pixels at which validation and the finished model see pictures: windows enlarge things in training, so a little more than `size` fits (arXiv 1906.06423); 0: `size`
     side: int = 160  # pixels at which pictures are kept in memory, before a window is cut
     augment: bool = True  # random windows and turns; False: every picture whole and upright
     min_area: float = 0.5  # smallest window of a random view

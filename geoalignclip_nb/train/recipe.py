@@ -49,7 +49,7 @@ def check_reports(names):
 def numbers_of(row: dict) -> dict:
     "What of a log line is drawn as a curve: 'stage1/total', 'stage2/ucm:val/mean_recall'"
     where = f"stage{row['stage']}/" + (f"{row['validation']}/" if 'validation' in row else '')
-    return {where + k: v for k, v in row.items() if isinstance(v, (int, float)) and k not in ('stage', 'step')}
+    return {where + k: v for k, v in row.items() if isinstance(v, (int, float)) and k not in ('stage', 'step', 'size')}
 
 # %% ../../nbs/42_two_stages.ipynb #4453d7b1
 def make_reporters(names, out: Path, settings: dict) -> list:
@@ -92,7 +92,7 @@ def refuse_other(out, old: dict, preset: Preset, stage: int):
 def finish(model, preset: Preset, out: Path, seen: torch.Tensor) -> Path:
     "Write the trained model into `out/model`: fp16, only the token rows that training touched"
     last = preset.stage2 or preset.stage1
-    model.config['preprocess']['size'] = last.size
+    model.config['preprocess']['size'] = last.test_size or last.size
     if preset.ground_size: model.config['ground_size'] = preset.ground_size
     model.eval().keep_tokens(seen)
     model.save_pretrained(out/'model', half=True, trained=True, name=preset.model, preset=dataclasses.asdict(preset))
@@ -112,9 +112,10 @@ def model_card(preset: Preset, rows: list, tokens: int) -> str:
         lines += [f'## Stage {stage}', '', f"* sources: {', '.join(part.sources)}", f'* {len(steps)} step{"s" * (len(steps) > 1)} of {part.batch_size} pictures at {part.size} px, peak learning rate {part.lr:g}, seed {preset.seed}',
                   f"* {sum(r['images'] for r in steps):,} pictures and {sum(r['regions'] for r in steps):,} regions seen, {hours:.2f} h of steps", '']
     lines += ['## Retrieval on validation splits while training', '', 'All sentences kept, own-image rule, ties in expectation; percent.', '',
-              '| stage | step | set | n | sentences | I2T R@1 | R@5 | R@10 | T2I R@1 | R@5 | R@10 | mean recall |', '|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|']
+              '| stage | step | set | px | n | sentences | I2T R@1 | R@5 | R@10 | T2I R@1 | R@5 | R@10 | mean recall |', '|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|']
+    pixels = lambda r: r.get('size', getattr(preset, f"stage{r['stage']}").size)
     for r in rows:
-        if 'validation' in r: lines.append('| ' + ' | '.join(str(v) for v in (r['stage'], r['step'], r['validation'], r['n'], r['n_texts'], *(f'{r[k]:.1f}' for k in ('i2t_r1', 'i2t_r5', 'i2t_r10', 't2i_r1', 't2i_r5', 't2i_r10', 'mean_recall')))) + ' |')
+        if 'validation' in r: lines.append('| ' + ' | '.join(str(v) for v in (r['stage'], r['step'], r['validation'], pixels(r), r['n'], r['n_texts'], *(f'{r[k]:.1f}' for k in ('i2t_r1', 'i2t_r5', 'i2t_r10', 't2i_r1', 't2i_r5', 't2i_r10', 'mean_recall')))) + ' |')
     return '\n'.join(lines + ['', f'{tokens:,} of the 49,408 tokens were seen in training; all others share one vector.', '', '## Settings', '', '```json', json.dumps(dataclasses.asdict(preset), indent=1), '```', ''])
 
 # %% ../../nbs/42_two_stages.ipynb #c28025b8

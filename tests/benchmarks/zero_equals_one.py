@@ -29,7 +29,7 @@ def main(argv=None):
     import open_clip
     import torch
     import zero_worker
-    from geoalignclip_nb.train.zero_runs import launch
+    from geoalignclip_nb.train.launch import launch
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     p.add_argument('--out', help='JSON file')
     a = p.parse_args(argv)
