@@ -1,6 +1,6 @@
 """What a Stage II training step costs: ours, the literal form and FG-CLIP v1's (see step_forms.py), and where the time of ours goes.
 
-    python tests/benchmarks/step_speed.py                       # ViT-B/16 at batch 8: about six minutes on 2 idle cores
+    python tests/benchmarks/step_speed.py                       # ViT-B/16 at batch 8: about eleven minutes on 2 idle cores
     python tests/benchmarks/step_speed.py --model geoalign-tiny --size 64 --batch 2 --rounds 1 --out /elsewhere/speed.json   # a trial, seconds
 
 Timed are forward, five losses and backward in bf16 (as `train.engine.train_step`, without the optimiser, which is the same for all). First the three
