@@ -118,9 +118,7 @@ def train_row(preset: Preset, row: Row, seed: int, stage1: Path, folder: Path, q
     mine = row_preset(preset, row, seed, stage1)
     if row.losses is None: return start_model(mine)
     run_preset(mine, folder, quiet)
-    model = start_model(dataclasses.replace(mine, init=str(folder/'latest.pt')))
-    for name in ('latest.pt', 'best.pt'): (folder/name).unlink(missing_ok=True)
-    return model
+    return start_model(dataclasses.replace(mine, init=str(folder/'latest.pt')))
 
 # %% ../../nbs/60_ablation.ipynb #b64fbcc1
 def run_row(preset: Preset, row: Row, seed: int, stage1: Path, out: Path, probes: dict, quiet: bool = False) -> dict:
@@ -134,6 +132,7 @@ def run_row(preset: Preset, row: Row, seed: int, stage1: Path, out: Path, probes
     model = train_row(preset, row, seed, stage1, Path(out)/'runs'/name, quiet).to(default_device()).eval()
     result = dict(row=row.key, losses=row.losses, seed=seed, columns=measure_row(model, probes, preset.stage2.size, preset.precision), settings=settings)
     with write_beside(path) as tmp: tmp.write_text(json.dumps(result, indent=1))
+    for checkpoint in ('latest.pt', 'best.pt'): (Path(out)/'runs'/name/checkpoint).unlink(missing_ok=True)
     return result
 
 # %% ../../nbs/60_ablation.ipynb #3ff269f4
