@@ -137,7 +137,7 @@ def _encode_unique(clip, ids: torch.Tensor) -> torch.Tensor:
 
 @patch
 def encode_texts_once(self: GeoAlignCLIP, *groups) -> list:
-    "Unit vectors of several token blocks (N_i, L_i) in one pass over their distinct rows"
+    "Unit vectors of several token blocks (N_i, L_i); each distinct row is encoded once, in groups of like length"
     length = max(g.shape[1] for g in groups)
     stacked = torch.cat([F.pad(g, (0, length - g.shape[1])) for g in groups])
     return list(_encode_unique(self.clip, stacked).split([len(g) for g in groups]))

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TABLE6', 'ROWS', 'STEPS', 'Row', 'read_row', 'row_preset', 'open_probes', 'phrases_of', 'region_columns',
-           'caption_columns', 'measure_row', 'shared_stage', 'train_row', 'run_row', 'ablate', 'collect', 'write_table',
-           'spread', 'markdown', 'gain', 'ladder']
+           'caption_columns', 'measure_row', 'shared_stage', 'train_row', 'row_settings', 'check_row', 'run_row',
+           'ablate', 'collect', 'write_table', 'spread', 'markdown', 'gain', 'ladder']
 
 # %% ../../nbs/60_ablation.ipynb #e49a3868
-import dataclasses, json, math, platform, shutil, sys
+import dataclasses, json, math, platform, re, sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from ..data.loader import Pictures, open_source
 from ..pointing import pointing_game
 from ..train.engine import fast_math
 from ..train.presets import Preset, change, load_preset
-from ..train.recipe import refuse_other, run_preset, start_model
+from ..train.recipe import refuse_other, run_preset, same_run, start_model
 from ..vision import load_image
 
 # %% ../../nbs/60_ablation.ipynb #00f1dc33
@@ -46,12 +46,13 @@ ROWS = {r.key: r for r in (Row('1a', None), Row('1b'), Row('2', ('rpa',)), Row('
 
 # %% ../../nbs/60_ablation.ipynb #052b1cb5
 def read_row(text: str) -> Row:
-    "A row from its key and `key=value` words, e.g. '6 stage2.crop_size=112'; raises `GeoAlignError` for an unknown row"
+    "A row from its key and `key=value` words, e.g. '6 stage2.crop_size=112'; raises `GeoAlignError` for an unknown row or a setting that a row cannot change"
     key, *words = text.split() or ['']
     if key not in ROWS: raise GeoAlignError(f"Row '{key}' is unknown; choose {', '.join(ROWS)}, with settings such as '6 stage2.crop_size=112'.")
     if words and ROWS[key].losses is None: raise GeoAlignError(f"Row '{key}' trains nothing, so settings cannot change it; remove {words[0]}.")
     for w in words:
         if '=' not in w: raise GeoAlignError(f"'{w}' is no setting; write key=value.")
+        if not w.startswith('stage2.') or w.split('=')[0] in ('stage2.losses', 'stage2.validation'): raise GeoAlignError(f"'{w}' is not a row's to change; it may change stage2, but neither its losses nor its validation.")
     return Row(' '.join([key, *words]), ROWS[key].losses, dict(w.split('=', 1) for w in words))
 
 # %% ../../nbs/60_ablation.ipynb #37d1d15a
@@ -79,16 +80,16 @@ def region_columns(model, pictures: Pictures, size: int) -> dict:  # column -> (
     kinds = sorted({r.category for s in pictures.samples for r in s.regions if r.category})
     near = fine_grained(model, pictures, size, text='any')
     coarse = region_classification(model, pictures, {k: list(class_names(k)[:1]) for k in kinds}, size, templates='plain')
-    points = pointing_game(model, phrases_of(pictures.samples))
-    return {'near miss Acc@1': (near['acc1'], near['n']), 'region Acc@1': (coarse['acc1'], coarse['n']), 'pointing': (points['pointing_game'], points['n_texts'])}
+    points = pointing_game(model, phrases_of(pictures.samples), size=size)
+    return {'near miss Acc@1': (near['acc1'], near['n']), 'near miss chance': (near['chance']['acc1'], near['n']), 'region Acc@1': (coarse['acc1'], coarse['n']), 'pointing': (points['pointing_game'], points['n_texts'])}
 
 # %% ../../nbs/60_ablation.ipynb #7b4ca0d3
 def caption_columns(model, spec: str, pictures: Pictures, size: int) -> dict:  # column -> (percent, n)
-    "Retrieval both ways, and kinds of scene where the set is UCM and its labels are there"
+    "Retrieval both ways, and kinds of scene where the set is UCM; raises `GeoAlignError` where its labels are missing"
     found = evaluate_retrieval(model, pictures, size)
     out = {'I2T R@1': (found['i2t_r1'], found['n']), 'T2I R@1': (found['t2i_r1'], found['n_texts']), 'mean recall': (found['mean_recall'], found['n'])}
     name, _, split = spec.partition(':')
-    if name != 'ucm' or not (data_dir('ucm_captions')/'labels.json').is_file(): return out
+    if name != 'ucm': return out
     _, labels, classes = ucm_scenes(data_dir('ucm_captions'), split)
     scene = scene_classification(model, pictures, labels, classes, size)
     return out | {'scene Acc@1': (scene['acc1'], scene['n'])}
@@ -110,7 +111,7 @@ def shared_stage(preset: Preset, out: Path, quiet: bool = False) -> Path:  # its
     folder, alone = Path(out)/'stage1', dataclasses.replace(preset, stage2=None)
     if (folder/'model').is_dir(): refuse_other(folder, json.loads((folder/'settings.json').read_text()), alone, 1)
     else: run_preset(alone, folder, quiet)
-    return folder/'latest.pt'
+    return (folder/'latest.pt').resolve()
 
 # %% ../../nbs/60_ablation.ipynb #2b4a0058
 def train_row(preset: Preset, row: Row, seed: int, stage1: Path, folder: Path, quiet: bool = False):
@@ -120,17 +121,27 @@ def train_row(preset: Preset, row: Row, seed: int, stage1: Path, folder: Path, q
     run_preset(mine, folder, quiet)
     return start_model(dataclasses.replace(mine, init=str(folder/'latest.pt')))
 
+# %% ../../nbs/60_ablation.ipynb #7e818d4d
+def row_settings(preset: Preset, row: Row, seed: int) -> dict:
+    "What a result depends on: the row's preset with the sets that it is measured on, wherever its Stage I lies"
+    found = dataclasses.asdict(row_preset(preset, row, seed, ''))
+    return found | dict(stage2=found['stage2'] | dict(validation=preset.stage2.validation))
+
+def check_row(result: dict, preset: Preset, out: Path) -> dict:
+    "The result itself; raises `GeoAlignError` where it was made with other settings"
+    new = row_settings(preset, read_row(result['row']), result['seed'])
+    if same_run(result['settings'], new, 2): return result
+    raise GeoAlignError(f"Row {result['row']} with seed {result['seed']} in {out} was made with other settings; choose another folder or delete its file.")
+
 # %% ../../nbs/60_ablation.ipynb #b64fbcc1
 def run_row(preset: Preset, row: Row, seed: int, stage1: Path, out: Path, probes: dict, quiet: bool = False) -> dict:
     "Train and measure a row with a seed, or read what is there; raises `GeoAlignError` where that has other settings"
-    name = f"{row.key.replace(' ', '_')}-seed{seed}"
-    path, settings = Path(out)/f'{name}.json', dataclasses.asdict(row_preset(preset, row, seed, stage1))
-    if path.exists():
-        old = json.loads(path.read_text())
-        refuse_other(path, old['settings'] | dict(init=settings['init']), row_preset(preset, row, seed, stage1), 2)
-        return old
+    name = re.sub(r'[^\w.=-]', '_', row.key) + f'-seed{seed}'
+    path, settings = Path(out)/f'{name}.json', row_settings(preset, row, seed)
+    if path.exists(): return check_row(json.loads(path.read_text()), preset, out)
     model = train_row(preset, row, seed, stage1, Path(out)/'runs'/name, quiet).to(default_device()).eval()
-    result = dict(row=row.key, losses=row.losses, seed=seed, columns=measure_row(model, probes, preset.stage2.size, preset.precision), settings=settings)
+    size = settings['stage2']['test_size'] or settings['stage2']['size']
+    result = dict(row=row.key, losses=row.losses, seed=seed, size=size, columns=measure_row(model, probes, size, preset.precision), settings=settings)
     with write_beside(path) as tmp: tmp.write_text(json.dumps(result, indent=1))
     for checkpoint in ('latest.pt', 'best.pt'): (Path(out)/'runs'/name/checkpoint).unlink(missing_ok=True)
     return result
@@ -148,20 +159,21 @@ def ablate(
     preset, rows, out = load_preset(name, overrides), [read_row(r) for r in rows], Path(out)
     if not preset.stage1 or not preset.stage2: raise GeoAlignError(f"Preset '{name}' has no {'stage2' if preset.stage1 else 'stage1'}; an ablation needs both stages.")
     if not seeds or not rows: raise GeoAlignError('An ablation needs at least one seed and one row.')
+    collect(out, preset)  # refuses what would not fit into one table, before anything is trained
     probes, stage1 = open_probes(preset), shared_stage(preset, out, quiet)
     for seed in seeds:
         for row in rows:
-            if row.losses is None and seed != seeds[0]: continue
             if not quiet: print(f'row {row.key}, seed {seed}', file=sys.stderr)
-            run_row(preset, row, seed, stage1, out, probes, quiet)
+            run_row(preset, row, preset.seed if row.losses is None else seed, stage1, out, probes, quiet)
     return write_table(out, preset)
 
 # %% ../../nbs/60_ablation.ipynb #3bf7adfd
-def collect(out: Path) -> dict:  # row -> column -> dict(values by seed, n)
-    "The results in a folder"
+def collect(out: Path, preset: Preset = None) -> dict:  # row -> column -> dict(values by seed, n)
+    "The results in a folder; raises `GeoAlignError` where one was made with other settings than `preset`"
     table = {}
     for path in sorted(Path(out).glob('*-seed*.json')):
         r = json.loads(path.read_text())
+        if preset: check_row(r, preset, out)
         for column, v in r['columns'].items():
             cell = table.setdefault(r['row'], {}).setdefault(column, dict(values={}, n=v['n']))
             cell['values'][str(r['seed'])] = v['value']
@@ -169,7 +181,7 @@ def collect(out: Path) -> dict:  # row -> column -> dict(values by seed, n)
 
 def write_table(out: Path, preset: Preset) -> Path:
     "Write ablation.json and ablation.md"
-    table = dict(preset=dataclasses.asdict(preset), rows=collect(out), versions=dict(torch=torch.__version__, python=platform.python_version()), device=default_device())
+    table = dict(preset=dataclasses.asdict(preset), rows=collect(out, preset), versions=dict(torch=torch.__version__, python=platform.python_version()), device=default_device())
     with write_beside(Path(out)/'ablation.json') as tmp: tmp.write_text(json.dumps(table, indent=1) + '\n')
     with write_beside(Path(out)/'ablation.md') as tmp: tmp.write_text(markdown(table['rows']) + '\n\n' + ladder(table['rows']) + '\n')
     return Path(out)/'ablation.json'
@@ -192,15 +204,16 @@ def markdown(rows: dict) -> str:
 def gain(rows: dict, new: str, old: str, column: str) -> tuple:  # (mean difference, standard error, seeds)
     "Paired gain of row `new` over `old`; the error is nan for one seed; (nan, nan, 0) where they share none"
     a, b = (rows.get(k, {}).get(column, {}).get('values', {}) for k in (new, old))
+    if b and ROWS[old.split()[0]].losses is None: b = dict.fromkeys(a, *b.values())  # Stage I is the same for every seed
     d = [a[s] - b[s] for s in sorted(a.keys() & b.keys())]
     if not d: return math.nan, math.nan, 0
     return float(np.mean(d)), float(np.std(d, ddof=1) / len(d)**.5) if len(d) > 1 else math.nan, len(d)
 
-STEPS = {'RPA': ('2', '1b'), 'VIC': ('3', '2'), 'HNA': ('4', '3'), 'HTC': ('5', '3'), 'HTC after HNA': ('6', '4'), 'HNA after HTC': ('6', '5'), 'all four': ('6', '1b')}
+STEPS = {'more steps': ('1b', '1a'), 'RPA': ('2', '1b'), 'VIC': ('3', '2'), 'HNA': ('4', '3'), 'HTC': ('5', '3'), 'HTC after HNA': ('6', '4'), 'HNA after HTC': ('6', '5'), 'all four': ('6', '1b')}
 
 def ladder(rows: dict) -> str:
     "What each term adds, as Markdown"
-    columns = list(dict.fromkeys(c for r in rows.values() for c in r))
+    columns = list(dict.fromkeys(c for r in rows.values() for c in r if not c.endswith('chance')))
     def cell(new, old, c):
         mean, error, n = gain(rows, new, old, c)
         return '–' if not n else f'{mean:+.1f}' + (f' ({mean / error:+.1f} se)' if error > 0 else '')

@@ -20,9 +20,12 @@ from .presets import Preset, StageSettings, load_preset
 
 # %% ../../nbs/42_two_stages.ipynb #cf1eb31f
 def other_run(init: str) -> dict:
-    "The newest checkpoint of another run as a beginning: its weights and which tokens it has seen; None where `init` is anything else"
-    try: state = torch.load(init, map_location='cpu', weights_only=True)
-    except Exception: return None  # a folder, a name, the weights of another project
+    "A checkpoint of another run as a beginning: its weights and which tokens it has seen; None where `init` is anything else, `GeoAlignError` where it is broken"
+    path = Path(init)
+    if path.name in ('latest.pt', 'best.pt') and path.is_file(): state = load_checkpoint(path)
+    else:
+        try: state = torch.load(init, map_location='cpu', weights_only=True)
+        except Exception: return None  # a folder, a name, the weights of another project
     if not isinstance(state, dict) or not {'model', 'seen', 'preset'} <= state.keys(): return None
     return dict(model=state['model'], seen=state['seen'], stage=0, step=0)
 
@@ -85,7 +88,7 @@ def same_run(old: dict, new: dict, stage: int) -> bool:
 def refuse_other(out, old: dict, preset: Preset, stage: int):
     "Raise `GeoAlignError` where the folder `out` holds a run with other settings"
     if same_run(old, dataclasses.asdict(preset), stage): return
-    raise GeoAlignError(f'{out} holds a run with other settings; choose another folder with out=FOLDER or delete it.')
+    raise GeoAlignError(f'{out} holds a run with other settings; choose another folder or delete it.')
 
 
 # %% ../../nbs/42_two_stages.ipynb #c96a8ce4
@@ -131,7 +134,7 @@ def run_preset(preset: Preset, out: Path, quiet: bool = False) -> Path:
     set_seed(preset.seed)
     model, listeners = start_model(preset).to(default_device()), make_reporters(preset.report, out, json.loads(settings))
     if state: model.load_state_dict(state['model']); Log(out/'log.jsonl').after(state['stage'], state['step'])
-    else: state = other_run(preset.init)
+    else: Log(out/'log.jsonl').after(0, 0); state = other_run(preset.init)  # lines of a start that saved nothing
     for stage, part in ((1, preset.stage1), (2, preset.stage2)):
         if part is None or (state and state['stage'] > stage): continue
         seen = run_stage(model, stage, part, preset, out, state, quiet, listeners)

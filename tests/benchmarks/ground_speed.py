@@ -4,7 +4,7 @@
     python tests/benchmarks/ground_speed.py --repeats 5 --threads 1 --out /elsewhere/speed.json
 
 The cases are interleaved (one of each per round), so that a busy machine slows all of them alike; medians and their ratios come
-from one run. `ms` and the ratios count the processor time of this process, which other processes do not lengthen; `wall_ms` is the
+from one run. `ms` and the ratios count the processor time of this process, which other processes lengthen little; `wall_ms` is the
 clock. Timed is the whole call `ground(...)`: the picture, the texts (nothing is cached), the image pass, the maps. The result goes to nbs/assets/results/ground_speed.json, where page 14a_pointing reads it.
 Goals: eight phrases by similarity at most 1.2 times one phrase, and at least 6 times cheaper than Grad-CAM over the same eight.
 """

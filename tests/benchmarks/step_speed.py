@@ -6,7 +6,7 @@
 Timed are forward, five losses and backward in bf16 (as `train.engine.train_step`, without the optimiser, which is the same for all). First the three
 forms are held against each other on a small model in fp32: losses equal to 1e-4, gradients to 0.1 %; the script stops where they are not. Then every
 round times each form once, ours with smaller crops, and each part of ours alone, one after the other, so that a busy machine slows all alike. `ms` and
-the ratios count the processor time of this process, which other processes do not lengthen; `wall_ms` is the clock. The result is written after every
+the ratios count the processor time of this process, which other processes lengthen little; `wall_ms` is the clock. The result is written after every
 round to nbs/assets/results/step_speed.json, where page 43_step_cost reads it. Goals: literal / ours at least 4, fgclip / ours at least 1.55.
 """
 import argparse
