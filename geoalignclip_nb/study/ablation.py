@@ -21,12 +21,11 @@ from ..bench.retrieval import evaluate_retrieval
 from ..bench.scene_classification import scene_classification, ucm_scenes
 from ..core import GeoAlignError, data_dir, default_device, write_beside
 from ..data.describe import class_names
-from ..data.loader import Pictures, open_source
+from ..data.loader import Pictures
 from ..pointing import pointing_game
-from ..train.engine import fast_math
+from ..train.engine import fast_math, open_sources
 from ..train.presets import Preset, change, load_preset
 from ..train.recipe import refuse_other, run_preset, same_run, start_model
-from ..vision import load_image
 
 # %% ../../nbs/60_ablation.ipynb #00f1dc33
 TABLE6 = {  # row -> RRSIS-HR Acc@1, DOTA mAP_n, UCM I2T R@1, UCM T2I R@1, SIRI-WHU Acc@1
@@ -66,7 +65,7 @@ def row_preset(preset: Preset, row: Row, seed: int, stage1: Path) -> Preset:
 def open_probes(preset: Preset, seed: int = 90_000) -> dict:  # source -> `Pictures`
     "The sets on which rows are measured; raises `GeoAlignError` where there is none or one is missing"
     if not preset.stage2 or not preset.stage2.validation: raise GeoAlignError('The preset measures on nothing; name sets in stage2.validation.')
-    return {spec: Pictures(open_source(spec, seed), preset.stage2.side, load_image) for spec in preset.stage2.validation}
+    return dict(zip(preset.stage2.validation, open_sources(preset.stage2.validation, preset.stage2.side, seed, quiet=True)))
 
 # %% ../../nbs/60_ablation.ipynb #7194108e
 def phrases_of(samples) -> list:  # (picture, [(phrase, boxes in fractions)]) per sample
@@ -140,7 +139,7 @@ def run_row(preset: Preset, row: Row, seed: int, stage1: Path, out: Path, probes
     path, settings = Path(out)/f'{name}.json', row_settings(preset, row, seed)
     if path.exists(): return check_row(json.loads(path.read_text()), preset, out)
     model = train_row(preset, row, seed, stage1, Path(out)/'runs'/name, quiet).to(default_device()).eval()
-    size = settings['stage2']['test_size'] or settings['stage2']['size']
+    size = settings['stage2']['size']
     result = dict(row=row.key, losses=row.losses, seed=seed, size=size, columns=measure_row(model, probes, size, preset.precision), settings=settings)
     with write_beside(path) as tmp: tmp.write_text(json.dumps(result, indent=1))
     for checkpoint in ('latest.pt', 'best.pt'): (Path(out)/'runs'/name/checkpoint).unlink(missing_ok=True)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['learning_rate', 'make_optimizer', 'fast_math', 'clamp_scales', 'train_step', 'save_checkpoint', 'load_checkpoint',
-           'region_metrics', 'Log', 'stage_objective', 'drop_patches', 'note_tokens', 'step_once', 'measure',
-           'stage_loader', 'run_stage']
+           'region_metrics', 'Log', 'open_sources', 'stage_objective', 'drop_patches', 'note_tokens', 'step_once',
+           'measure', 'stage_loader', 'run_stage']
 
 # %% ../../nbs/40_engine.ipynb #d7fe0ed2
 import contextlib, dataclasses, json, math, sys, time
@@ -127,7 +127,7 @@ class Log:
         with write_beside(self.path) as tmp: tmp.write_text(''.join(json.dumps(r) + '\n' for r in rows))
 
 # %% ../../nbs/40_engine.ipynb #18093b83
-def _open(specs, side, seed, quiet, max_bad=.05) -> list:
+def open_sources(specs, side, seed, quiet, max_bad=.05) -> list:
     "A `Pictures` per source, decoded once, or a `ShardPictures` for `rsteller:` and `rsfg:`, decoded when asked for; unreadable pictures are counted and the first is named"
     bar = None if quiet else lambda x: tqdm(x, 'decoding', mininterval=5)
     sharded = lambda s: s.partition(':')[0] in PARSERS
@@ -166,10 +166,9 @@ def step_once(model, batch, objective, optimizer, settings, preset, seen, log, s
 # %% ../../nbs/40_engine.ipynb #559eba83
 def measure(model, validation, settings, preset, log, stage, done, quiet) -> bool:
     "Recalls, and region accuracies where there are regions, of each validation source into the log; True where the mean over the sources is the best of this stage so far"
-    size = settings.test_size or settings.size
     for spec, pictures in zip(settings.validation, validation):
-        with fast_math(model.device.type, preset.precision): metrics = evaluate_retrieval(model, pictures, size) | region_metrics(model, pictures, size)
-        log.add(stage=stage, step=done, validation=spec, size=size, **{k: round(v, 3) for k, v in metrics.items()})
+        with fast_math(model.device.type, preset.precision): metrics = evaluate_retrieval(model, pictures, settings.size) | region_metrics(model, pictures, settings.size)
+        log.add(stage=stage, step=done, validation=spec, size=settings.size, **{k: round(v, 3) for k, v in metrics.items()})
         if not quiet: print(f"{spec}: mean recall {metrics['mean_recall']:.2f} (n={metrics['n']})", file=sys.stderr)
     means = {}
     for r in log.read():
@@ -182,7 +181,7 @@ def stage_loader(model, stage: int, settings: StageSettings, preset: Preset, qui
     on = settings.losses
     items = LoaderSettings(settings.size, settings.crop_size if 'vic' in on else 0, settings.augment, settings.min_area, region_text=settings.region_text, max_regions=settings.max_regions,
                            max_negatives=settings.max_negatives, negatives='hna' in on, background=settings.background, zoom=settings.zoom, detailed=stage == 2 and 'htc' in on, regions=stage == 2)
-    return Loader(_open(settings.sources, settings.side, preset.seed, quiet, settings.max_bad), model.tokenizer, items, settings.batch_size, model.preprocess.mean, model.preprocess.std, preset.seed, rank, world)
+    return Loader(open_sources(settings.sources, settings.side, preset.seed, quiet, settings.max_bad), model.tokenizer, items, settings.batch_size, model.preprocess.mean, model.preprocess.std, preset.seed, rank, world)
 
 # %% ../../nbs/40_engine.ipynb #7515ad25
 def run_stage(model, stage: int, settings: StageSettings, preset: Preset, out: Path, state: dict = None, quiet: bool = False, listeners=()) -> torch.Tensor:
@@ -192,7 +191,7 @@ def run_stage(model, stage: int, settings: StageSettings, preset: Preset, out: P
     if resumed: optimizer.load_state_dict(state['optimizer'])
     done, seen = (state['step'] if resumed else 0), state['seen'] if state else torch.zeros(49408, dtype=torch.bool)
     drop_patches(model, settings.patch_dropout)
-    loader, validation = stage_loader(model, stage, settings, preset, quiet), _open(settings.validation, settings.side, preset.seed + 1, quiet)
+    loader, validation = stage_loader(model, stage, settings, preset, quiet), open_sources(settings.validation, settings.side, preset.seed + 1, quiet)
     total = settings.epochs * len(loader)
     for epoch in range(done // len(loader), settings.epochs):
         first = done - epoch*len(loader)

@@ -6,7 +6,7 @@
 __all__ = ['OPTIONS', 'EXAMPLES', 'launch', 'read_options', 'check_devices', 'start_processes', 'train_words', 'main']
 
 # %% ../../nbs/41b_launch.ipynb #727e2810
-import contextlib, importlib.util, io, logging, os, signal, subprocess, sys, tempfile, threading, time
+import contextlib, importlib.util, logging, os, signal, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from ..core import GeoAlignError
 from ..losses.contrastive import ranks
-from .presets import load_preset
+from .presets import load_preset, parse_overrides
 from .recipe import train_preset
 from .zero import deepspeed_module, free_port
 from .zero_runs import train_zero, zero_folder
@@ -58,13 +58,9 @@ def read_options(words: list) -> tuple:  # (preset, overrides, options of `train
     "`PRESET key=value …` taken apart; raises `GeoAlignError` for a word without '=' or a value of the wrong kind"
     words = [w for w in words if not w.startswith('--local_rank')]  # older launchers add it
     if not words: raise GeoAlignError('No preset was given; write PRESET key=value ….')
-    overrides, options = {}, {}
-    for word in words[1:]:
-        key, equals, value = word.partition('=')
-        if not equals: raise GeoAlignError(f"'{word}' is no setting; write key=value.")
-        if key in OPTIONS: options[key] = _option(key, value)
-        else: overrides[key] = value
-    return words[0], overrides, options
+    given = parse_overrides(words[1:])
+    options = {k: _option(k, v) for k, v in given.items() if k in OPTIONS}
+    return words[0], {k: v for k, v in given.items() if k not in OPTIONS}, options
 
 # %% ../../nbs/41b_launch.ipynb #f497bf6a
 def _follow(parent: int, every: float = 1):

@@ -95,7 +95,7 @@ def refuse_other(out, old: dict, preset: Preset, stage: int):
 def finish(model, preset: Preset, out: Path, seen: torch.Tensor) -> Path:
     "Write the trained model into `out/model`: fp16, only the token rows that training touched"
     last = preset.stage2 or preset.stage1
-    model.config['preprocess']['size'] = last.test_size or last.size
+    model.config['preprocess']['size'] = last.size
     if preset.ground_size: model.config['ground_size'] = preset.ground_size
     model.eval().keep_tokens(seen)
     model.save_pretrained(out/'model', half=True, trained=True, name=preset.model, preset=dataclasses.asdict(preset))

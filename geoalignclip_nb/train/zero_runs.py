@@ -19,7 +19,7 @@ from ..core import default_device, GeoAlignError, set_seed, write_beside
 from ..data.stream import ShardPictures
 from ..losses.contrastive import ranks
 from ..model import GeoAlignCLIP
-from .engine import _open, drop_patches, learning_rate, Log, measure, note_tokens, stage_loader, stage_objective
+from .engine import drop_patches, learning_rate, Log, measure, note_tokens, open_sources, stage_loader, stage_objective
 from .presets import load_preset, Preset, StageSettings
 from .recipe import check_reports, finish, make_reporters, other_run, refuse_other, start_model, write_csv
 from .zero import deepspeed_module, init_zero, join_ranks, zero_config, zero_step
@@ -187,7 +187,7 @@ def _run_stage(engine, number: int, settings: StageSettings, preset: Preset, out
     "Train one stage from its newest checkpoint on; the tokens seen so far come back"
     folder, log, (rank, world) = out/f'stage{number}', Log(out/'log.jsonl', listeners), ranks()
     loader = _together(lambda: stage_loader(engine.module, number, settings, preset, quiet, rank, world))
-    validation = _together(lambda: [] if rank else _open(settings.validation, settings.side, preset.seed + 1, quiet))
+    validation = _together(lambda: [] if rank else open_sources(settings.validation, settings.side, preset.seed + 1, quiet))
     steps, objective = len(loader) // how['accumulation'], stage_objective(settings, number, how['gather'])
     total = settings.epochs * steps
     if not total: raise GeoAlignError(f"Stage {number} has {len(loader)} batches for each of {world} processes and {how['accumulation']} passes; lower batch_size or accumulation.")
