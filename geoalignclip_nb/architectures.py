@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['TINY', 'DEBUG', 'OWN', 'architecture', 'build_clip', 'activation', 'default_preprocess', 'image_size',
-           'read_safetensors', 'read_checkpoint', 'load_strictly']
+           'read_safetensors', 'load_strictly']
 
 # %% ../nbs/12a_architectures.ipynb #18480300
 import copy, difflib
 from pathlib import Path
 
 import open_clip
-import torch
 from safetensors.torch import load_file
 from torch import nn
 
@@ -67,19 +66,6 @@ def read_safetensors(path) -> dict:
     try: return load_file(path)
     except FileNotFoundError: raise GeoAlignError(f'{path.name} is missing in folder {path.parent.name}; give a folder that save_pretrained wrote.') from None
     except Exception: raise GeoAlignError(f'{path.name} is not a whole safetensors file; copy or download it again.') from None
-
-# %% ../nbs/12a_architectures.ipynb #a347829c
-def read_checkpoint(path) -> dict:
-    "Tensors of a file by name, without wrappers and prefixes; no pickle is executed"
-    path = Path(path)
-    if path.suffix == '.safetensors': state = read_safetensors(path)
-    else:
-        try: state = torch.load(path, map_location='cpu', weights_only=True)
-        except Exception: raise GeoAlignError(f'{path.name} is not a weights-only checkpoint; convert it to safetensors first.') from None
-    for key in ('state_dict', 'model'):
-        if isinstance(state.get(key), dict): state = state[key]
-    state = {k.removeprefix('module.'): v for k, v in state.items() if torch.is_tensor(v)}
-    return state if any(k.startswith('clip.') for k in state) else {f'clip.{k}': v for k, v in state.items()}
 
 # %% ../nbs/12a_architectures.ipynb #8ca26b24
 def load_strictly(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GeoAlignError', 'Region', 'check_boxes', 'clip_boxes', 'to_pixels', 'to_fractions', 'xywh_to_xyxy', 'Sample',
-           'set_seed', 'stable_hash', 'default_device', 'cache_dir', 'data_dir', 'asset', 'assets_dir', 'write_beside',
-           'clean_text', 'parse_phrases']
+           'set_seed', 'stable_hash', 'default_device', 'cache_dir', 'data_dir', 'fast_math', 'asset', 'assets_dir',
+           'write_beside', 'clean_text', 'parse_phrases']
 
 # %% ../nbs/00_core.ipynb #99755506
 import contextlib, hashlib, os, random, re
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # %% ../nbs/00_core.ipynb #5c908c20
 class GeoAlignError(ValueError):
@@ -117,6 +118,13 @@ def data_dir(name: str = '') -> Path:
     path = Path(root)/name if root else None
     if not path or not path.exists(): raise GeoAlignError(f'{name or "A folder of data sets"} was not found; set GEOALIGN_DATA to the folder that holds it.')
     return path
+
+# %% ../nbs/00_core.ipynb #531c181f
+@contextlib.contextmanager
+def fast_math(device: str, precision: str = 'bf16'):
+    "bf16 autocast; on a CPU also plain attention, so that its products run in bf16 like all others"
+    kernel = sdpa_kernel(SDPBackend.MATH) if device == 'cpu' else contextlib.nullcontext()
+    with kernel, torch.autocast(device, torch.bfloat16, enabled=precision == 'bf16'): yield
 
 # %% ../nbs/00_core.ipynb #1f2cc510
 def asset(name: str) -> Path:

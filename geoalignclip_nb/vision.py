@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from PIL import Image
@@ -187,25 +188,43 @@ def _last_block(tower, x, dense):
     return x + block.ls_2(block.mlp(block.ln_2(x))), cells
 
 # %% ../nbs/11_vision.ipynb #f6ab95c4
-def _check_frame(tower, images, dense):
-    size, (ph, pw) = tuple(images.shape[-2:]), tower.patch
-    if size != tuple(tower.native) and (size[0] % ph or size[1] % pw or not min(size)):
+def _check_frame(native, patch, images):
+    size, (ph, pw) = tuple(images.shape[-2:]), patch
+    if size != tuple(native) and (size[0] % ph or size[1] % pw or not min(size)):
         raise GeoAlignError(f'A frame of {size[1]} × {size[0]} is not a whole number of {pw} × {ph} patches; choose a multiple of {pw}.')
-    if dense and tower.dropout.training and getattr(tower.dropout, 'prob', 0): raise GeoAlignError('patch_dropout takes cells out of the dense map; set it to 0.')
+
+# %% ../nbs/11_vision.ipynb #5e5ae702
+def _resnet_pass(v, images, dense):
+    "Picture vectors (B,D) and cells (B,D,h,w) of open_clip's ResNet"
+    _check_frame((0, 0), (32, 32), images)
+    x, a = v.stem(images), v.attnpool
+    for layer in (v.layer1, v.layer2, v.layer3, v.layer4): x = layer(x)
+    grid, native = x.shape[-2:], (int((len(a.positional_embedding) - 1) ** .5),) * 2
+    x = x.flatten(2).transpose(1, 2)
+    x = torch.cat([x.mean(1, keepdim=True), x], 1) + resize_positions(a.positional_embedding, native, grid).to(x.dtype)
+    heads = lambda t: t.unflatten(-1, (a.num_heads, -1)).transpose(1, 2)
+    values = a.v_proj(x)
+    mixed = F.scaled_dot_product_attention(heads(a.q_proj(x[:, :1])), heads(a.k_proj(x)), heads(values))
+    cells = a.c_proj(values[:, 1:]).transpose(1, 2).unflatten(2, grid) if dense else None
+    return a.c_proj(mixed.transpose(1, 2).flatten(2))[:, 0], cells
 
 # %% ../nbs/11_vision.ipynb #bed58f2b
 def encode_image(
-    clip: nn.Module,  # an open_clip model with a ViT
+    clip: nn.Module,  # an open_clip model with a ViT or a ResNet
     images: torch.Tensor,  # (B,3,H,W) normalised; H and W native, or multiples of the patch
     dense: bool = True,  # also the dense map
     normalize_dense: bool = False,  # every cell of unit length
 ) -> tuple:  # (B,D) and (B,D,h,w) or None; not normalised
     "Picture vector and dense map from one pass; raises `GeoAlignError` for a tower without dense map or a frame that patches do not fill"
+    if isinstance(clip.visual, ModifiedResNet):
+        cls, cells = _resnet_pass(clip.visual, images, dense)
+        return cls, F.normalize(cells, dim=1) if dense and normalize_dense else cells
     tower = _tower(clip.visual)
     if dense and (tower is None or tower.cell is None):
         raise GeoAlignError(f'{type(clip.visual).__name__} gives no dense map yet; use a ViT with token, average or map pooling.')
     if tower is None: return clip.encode_image(images), None
-    _check_frame(tower, images, dense)
+    _check_frame(tower.native, tower.patch, images)
+    if dense and tower.dropout.training and getattr(tower.dropout, 'prob', 0): raise GeoAlignError('patch_dropout takes cells out of the dense map; set it to 0.')
     x, grid = tower.tokens(images)
     save = tower.checkpointing and torch.is_grad_enabled()
     run = partial(checkpoint, use_reentrant=False) if save else lambda f, *a: f(*a)

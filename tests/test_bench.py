@@ -15,6 +15,7 @@ from geoalignclip_nb.core import GeoAlignError, Region, Sample, stable_hash
 from geoalignclip_nb.data.loader import Pictures
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.vision import Preprocess
+from geoalignclip_nb.zoo import random_twin
 
 WORDS = ['plane', 'ship', 'tank', 'red plane', 'blue plane', 'a plane on the left', 'a ship on the left', 'a plane on the right', 'pool', 'field']
 
@@ -346,8 +347,141 @@ def test_one_picture_has_an_interval_of_no_width():
 
 def test_random_twin_is_another_model_of_the_same_shape():
     model = GeoAlignCLIP.from_pretrained('geoalign-tiny')
-    a, b = retrieval.random_twin(model), retrieval.random_twin(model, seed=1)
+    a, b = random_twin(model), random_twin(model, seed=1)
     assert {k: v.shape for k, v in a.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()} and not a.trained
     name = 'clip.visual.proj'
     assert not torch.equal(a.state_dict()[name], model.state_dict()[name]) and not torch.equal(a.state_dict()[name], b.state_dict()[name])
-    assert torch.equal(a.state_dict()[name], retrieval.random_twin(model).state_dict()[name])
+    assert torch.equal(a.state_dict()[name], random_twin(model).state_dict()[name])
+
+
+# Ranking without the matrix
+
+def plain_hits(image, text, owner, ks=(1, 5, 10)):
+    "The whole matrix of scores, one comparison at a time"
+    image, text, out = np.asarray(image, float), np.asarray(text, float), []
+    for queries, candidates, is_right in ((image, text, lambda q, c: owner[c] == q), (text, image, lambda q, c: owner[q] == c)):
+        rows = []
+        for q, v in enumerate(queries):
+            scored = [(float(v @ w), is_right(q, c)) for c, w in enumerate(candidates)]
+            best = max(s for s, r in scored if r)
+            above, own, other = (sum(s > best for s, _ in scored), sum(s == best and r for s, r in scored), sum(s == best and not r for s, r in scored))
+            rows.append([np.mean([any(place < k for place in places) for places in itertools.combinations(range(above, above + own + other), own)]) for k in ks])
+        out.append(np.array(rows))
+    return out
+
+
+def whole_numbers(rng, n, m, d=3): return rng.integers(-1, 2, (n, d)).astype(np.float32), rng.integers(-1, 2, (m, d)).astype(np.float32)  # products are exact, ties everywhere
+
+
+@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('size', [(1, 1), (3, 4), (5, 1000), (1000, 2), (512, 4096)])
+def test_blocks_of_any_size_rank_like_the_plain_loops(seed, size):
+    rng = np.random.default_rng(seed)
+    image, text = whole_numbers(rng, 11, 30)
+    owner = np.concatenate([np.arange(11), rng.integers(0, 11, 19)]); rng.shuffle(owner)
+    want, got = plain_hits(image, text, owner), metrics.retrieval_hits(image, text, owner, size=size)
+    for a, b in zip(want, got): assert np.allclose(a, b, atol=1e-12)
+    assert (want[0] % 1 > 0).any() and (want[1] % 1 > 0).any()  # there are ties to be broken
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64])
+def test_number_formats_rank_alike(dtype):
+    rng = np.random.default_rng(5)
+    image, text = whole_numbers(rng, 9, 27)
+    owner = np.arange(27) % 9
+    want, got = metrics.retrieval_hits(image, text, owner), metrics.retrieval_hits(torch.from_numpy(image).to(dtype), torch.from_numpy(text).requires_grad_(), torch.from_numpy(owner))
+    for a, b in zip(want, got): assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize('m', [5, 63, 64, 65, 700])
+def test_identical_sentences_tie_whatever_the_product_does(m):
+    "One sentence under all pictures, vectors of odd numbers: a picture finds one of its own by chance alone"
+    rng = np.random.default_rng(m)
+    image, text = rng.normal(size=(m, 37)), np.tile(rng.normal(size=37), (m, 1))
+    i2t, t2i = metrics.retrieval_hits(image, text, np.arange(m), ks=(1, 5), size=(16, 7))
+    assert np.allclose(i2t, [1 / m, 5 / m]) and t2i.sum() == pytest.approx(6, abs=1e-9)  # the sentences' ranks of distinct pictures are 0 ... m-1
+
+
+def test_identical_pictures_tie():
+    rng = np.random.default_rng(0)
+    image = np.tile(rng.normal(size=37), (40, 1)); text = rng.normal(size=(80, 37))
+    assert np.allclose(metrics.retrieval_hits(image, text, np.arange(80) % 40, ks=(1, 5), size=(7, 16))[1], [1 / 40, 5 / 40])
+
+
+def test_signs_of_zero_do_not_part_twins():
+    got = metrics.distinct_rows(np.array([[0., 1], [-0., 1]]))
+    assert len(got[0]) == 1 and got[2].tolist() == [2]
+
+
+def test_random_vectors_rank_like_the_matrix():
+    rng = np.random.default_rng(3)
+    image = rng.normal(size=(60, 24)).astype(np.float32); text = np.repeat(image, 3, 0) + rng.normal(size=(180, 24)).astype(np.float32) * 2
+    owner = np.repeat(np.arange(60), 3)
+    right = owner[None] == np.arange(60)[:, None]
+    scores = image.astype(float) @ text.T.astype(float)
+    for size in ((512, 4096), (7, 11)):
+        i2t, t2i = metrics.retrieval_hits(image, text, owner, size=size)
+        assert np.array_equal(i2t, metrics.hits_at(scores, right)) and np.array_equal(t2i, metrics.hits_at(scores.T, right.T))
+
+
+def test_own_picture_alone_counts():
+    "Strict: the same sentence under another picture is wrong, at the same score"
+    i2t, t2i = metrics.retrieval_hits(np.eye(3), np.array([[1, 0, 0], [1, 0, 0], [0, 0, 1.]]), [0, 1, 2], ks=(1, 2))
+    assert i2t.tolist() == [[.5, 1], [pytest.approx(1/3), pytest.approx(2/3)], [1, 1]] and t2i.tolist() == [[1, 1], [0, .5], [1, 1]]
+
+
+@pytest.mark.parametrize('image, text, owner, says', [
+    (np.eye(2), np.eye(2), [0], '1 owners for 2'), (np.eye(2), np.eye(3), [0, 1, 1], 'shape'), (np.eye(2), np.eye(2), [0, 0], 'Picture 1 has no sentence'), (np.eye(2), np.eye(2), [0, 2], 'picture 2'),
+    (np.eye(2), np.eye(2), [0, -1], 'picture'), (np.eye(2) * np.nan, np.eye(2), [0, 1], 'pictures is not finite'), (np.eye(2), np.full((2, 2), np.inf), [0, 1], 'sentences is not finite'), (np.ones(2), np.eye(2), [0, 1], 'shape'),
+    (np.eye(2), np.zeros((0, 2)), [], 'no sentence')])
+def test_retrieval_refuses(image, text, owner, says):
+    with pytest.raises(GeoAlignError, match=says): metrics.retrieval_hits(image, text, owner)
+
+
+def test_a_diverged_model_wins_nothing():
+    with pytest.raises(GeoAlignError, match='not a number'): metrics.hits_at(np.full((2, 3), np.nan), np.eye(2, 3, dtype=bool))
+    with pytest.raises(GeoAlignError, match='Query 1'): metrics.hits_at(np.ones((2, 2)), [[1, 0], [0, 0]])
+
+
+# Average precision
+
+def precision_by_hand(scores, right):
+    "The mean over every order of the file"
+    found = []
+    for order in itertools.permutations(range(len(scores))):
+        ranked = [right[i] for i in sorted(order, key=lambda i: -scores[i])]
+        found.append(np.mean([sum(ranked[:n + 1]) / (n + 1) for n, r in enumerate(ranked) if r]))
+    return np.mean(found)
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_average_precision_is_the_mean_over_all_orders(seed):
+    rng = np.random.default_rng(seed)
+    scores, right = rng.integers(0, 3, 6) / 2, rng.integers(0, 2, 6)
+    right[seed % 6] = 1
+    assert metrics.average_precision(scores, right) == pytest.approx(precision_by_hand(scores, right), abs=1e-12)
+    order = rng.permutation(6)
+    assert metrics.average_precision(scores[order], right[order]) == pytest.approx(metrics.average_precision(scores, right), abs=1e-12)
+
+
+def test_average_precision_by_hand():
+    assert metrics.average_precision([3, 2, 1], [1, 0, 1]) == pytest.approx((1 + 2/3) / 2)
+    assert metrics.average_precision([1, 1, 1, 1], [1, 1, 1, 1]) == 1
+    assert metrics.average_precision([-np.inf, 5], [1, 0]) == .5
+    for bad, says in (([[1, 2], [0, 0]], 'No item'), ([[np.nan, 1], [1, 0]], 'not a number')):
+        with pytest.raises(GeoAlignError, match=says): metrics.average_precision(*bad)
+
+
+def test_mean_average_precision_counts_what_it_leaves_out():
+    scores, right = np.array([[3, 2], [1, 1], [1, 2]]), np.array([[0, 1], [0, 0], [0, 1]])
+    assert metrics.mean_average_precision(scores, right) == dict(map=75., n=2, skipped={'nothing right': 1})
+    with pytest.raises(GeoAlignError, match='check the labels'): metrics.mean_average_precision(scores, right * 0)
+
+
+def test_recalls_are_the_same_under_autocast():
+    rng = np.random.default_rng(0)
+    unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
+    image = unit(rng.normal(size=(300, 16))).astype(np.float32)
+    text, owner = unit(np.repeat(image, 5, 0) + rng.normal(size=(1500, 16)) * .3).astype(np.float32), np.repeat(np.arange(300), 5)
+    want = metrics.retrieval_metrics(image, text, owner)
+    with torch.autocast('cpu', torch.bfloat16): assert metrics.retrieval_metrics(image, text, owner) == want

@@ -12,11 +12,11 @@ import contextlib, importlib.util, logging, os, socket
 import torch
 import torch.distributed as dist
 
-from ..core import GeoAlignError, default_device
+from ..core import GeoAlignError, default_device, fast_math
 from ..losses.contrastive import MAX_LOG_SCALE, ranks
 from ..losses.objective import Objective
 from ..model import GeoAlignCLIP
-from .engine import clamp_scales, fast_math, make_optimizer
+from .engine import clamp_scales, make_optimizer
 from .presets import StageSettings
 
 # %% ../../nbs/41_deepspeed.ipynb #ffeb795a

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from geoalignclip_nb.bench.retrieval import random_twin
+from geoalignclip_nb.zoo import random_twin
 from geoalignclip_nb.core import GeoAlignError, asset, assets_dir, stable_hash, write_beside
 from geoalignclip_nb.ground import METHODS, RESULTS, ground
 from geoalignclip_nb.model import GeoAlignCLIP

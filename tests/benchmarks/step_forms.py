@@ -24,7 +24,7 @@ from geoalignclip_nb.regions import roi_features
 from geoalignclip_nb.scenes import make_scenes
 from geoalignclip_nb.text import text_tower
 from geoalignclip_nb.train.cost import FORMS, NEGATIVES, SLOTS
-from geoalignclip_nb.train.engine import fast_math
+from geoalignclip_nb.core import fast_math
 from geoalignclip_nb.vision import _tower, value_only
 
 EMPTY = 49406, 49407  # start and end mark: the empty text

@@ -26,7 +26,7 @@ from geoalignclip_nb.core import assets_dir, write_beside
 from geoalignclip_nb.losses.objective import Objective
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.train.cost import FORMS, TEXTS, distinct_lengths, padding_cost, step_flops, time_parts
-from geoalignclip_nb.train.engine import fast_math
+from geoalignclip_nb.core import fast_math
 from geoalignclip_nb.vision import encode_image
 from step_forms import Baseline, check_equal, limit_memory, our_losses, our_step, records, region, trunk, unit
 

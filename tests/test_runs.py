@@ -1,0 +1,176 @@
+"""Embeddings that are kept, judges, result files and the matrix."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from geoalignclip_nb.bench import runs
+from geoalignclip_nb.bench.datasets import BenchSet
+from geoalignclip_nb.bench.embeddings import Embedder, pictures_hash, read_ahead, weights_hash
+from geoalignclip_nb.bench.judges import Settings, judge, judge_by_choice
+from geoalignclip_nb.cli import main
+from geoalignclip_nb.core import GeoAlignError, Region, Sample
+from geoalignclip_nb.model import GeoAlignCLIP
+from geoalignclip_nb.scenes import make_scenes
+
+
+@pytest.fixture(scope='module')
+def model(): return GeoAlignCLIP.create('geoalign-debug', seed=0)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    "A folder of classes with procedural pictures"
+    for i, s in enumerate(make_scenes(6, size=96)):
+        place = tmp_path/'set'/('park', 'beach', 'bridge')[i % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        s.image.save(place/f'{i}.png')
+    return tmp_path/'set'
+
+
+class Counting(torch.nn.Module):
+    "A model that counts how often its picture tower is asked"
+    def __init__(self, model): super().__init__(); self.model, self.calls, self.checkpoint = model, 0, 'a' * 64
+    def __getattr__(self, name):
+        try: return super().__getattr__(name)
+        except AttributeError: return getattr(super().__getattr__('model'), name)
+    def encode_image(self, images): self.calls += 1; return self.model.encode_image(images)
+    def encode_regions(self, *a): self.calls += 1; return self.model.encode_regions(*a)
+
+
+def test_another_template_asks_the_picture_tower_nothing(model, folder, tmp_path):
+    counting = Counting(model)
+    items = runs.open_set('scene_classification', 'folder', folder)
+    for templates in ('plain', 'aerial', 'skyscript'): judge(counting, items, 'scene_classification', Settings(templates, cache=str(tmp_path/'kept')))
+    assert counting.calls == 1
+
+
+def test_another_resolution_mode_precision_or_checkpoint_is_another_file(model, folder, tmp_path):
+    samples, kept = runs.open_set('scene_classification', 'folder', folder).samples, tmp_path/'kept'
+    def n(**k): Embedder(model, **({'cache': kept} | k)).images(samples); return len(list(kept.iterdir()))
+    assert n() == 1 and n() == 1 and n(precision='fp32') == 2 and n(resize='longest') == 3
+    model.preprocess.size, old = 128, model.preprocess.size
+    assert n() == 4
+    model.preprocess.size = old
+    Embedder(GeoAlignCLIP.create('geoalign-debug', seed=1), cache=kept).images(samples)
+    assert len(list(kept.iterdir())) == 5
+
+
+def test_a_replaced_picture_is_embedded_again(model, tmp_path):
+    path = tmp_path/'a.png'
+    Image.new('RGB', (40, 40), 'red').save(path)
+    sample, embed = [Sample(str(path), id='a')], Embedder(model, cache=tmp_path/'kept', precision='fp32')
+    before = embed.images(sample)[0]
+    Image.effect_noise((48, 40), 80).convert('RGB').save(path)
+    after = embed.images(sample)[0]
+    assert not torch.equal(before, after)
+    assert torch.allclose(after, model.encode_image([path]), atol=1e-5)
+
+
+def test_boxes_in_the_padded_mode_lie_where_the_picture_does(model):
+    s = make_scenes(1, size=128)[0]
+    wide = Sample(s.image.crop((0, 0, 128, 64)), id='w')
+    got = Embedder(model, 'longest', 'fp32').boxes([wide], [[(0, 0, 1, 1)]])[0]
+    frame = Embedder(model, 'longest').preprocess
+    x1, y1, x2, y2 = frame.frame(128, 64)
+    want = model.encode_regions(torch.stack([frame(wide.image)]), torch.tensor([[0, x1, y1, x2, y2]]))
+    assert y1 > 0 and torch.allclose(got, want, atol=1e-5)
+
+
+def test_hash_of_weights_sees_a_single_number(model):
+    other = GeoAlignCLIP.create('geoalign-debug', seed=0)
+    assert weights_hash(other) == weights_hash(model)
+    with torch.no_grad(): other.clip.token_embedding.weight[0, 0] += 1
+    assert weights_hash(other) != weights_hash(model)
+
+
+def test_pictures_hash_sees_boxes_move_between_pictures():
+    samples = make_scenes(2, size=64)
+    assert pictures_hash(samples, [[(0, 0, 1, 1)], []]) != pictures_hash(samples, [[], [(0, 0, 1, 1)]])
+
+
+def test_read_ahead_does_not_hide_a_fault_of_ours():
+    with pytest.raises(ZeroDivisionError): list(read_ahead([1, 0], lambda i: 1 / i))
+
+
+def test_an_unreadable_picture_is_counted_and_the_rest_is_judged(model, folder):
+    (folder/'park'/'0.png').write_bytes(b'no picture')
+    got = runs.run_benchmark('scene_classification', 'folder', model, folder, quiet=True)
+    assert got['n'] == 5 and got['skipped'] == {'unreadable picture': 1}
+
+
+def test_a_result_holds_what_the_house_asks_for(model, folder, tmp_path):
+    runs.run_benchmark('scene_classification', 'folder', model, folder, out=tmp_path/'r.json', quiet=True)
+    r = json.loads((tmp_path/'r.json').read_text())
+    assert set('task dataset split n skipped model checkpoint resolution context_length resize_mode templates metrics ci95 seconds device versions seed'.split()) <= set(r)
+    assert r['resolution'] == 64 and r['context_length'] == 248 and r['resize_mode'] == 'squash' and r['checkpoint'] == weights_hash(model)
+    assert set(r['metrics']) == set(r['ci95']) == {'acc1', 'acc5'}
+
+
+def test_a_failing_run_leaves_no_file(model, folder, tmp_path):
+    for wrong in (dict(settings=Settings(templates='no such set')), dict(settings=Settings(precision='int8')), dict(root=tmp_path/'nothing')):
+        with pytest.raises(GeoAlignError): runs.run_benchmark('scene_classification', 'folder', model, **({'root': folder, 'out': tmp_path/'r.json', 'quiet': True} | wrong))
+    assert not list(tmp_path.glob('*r*.json'))
+
+
+def test_a_matrix_goes_on_and_names_what_fails(model, folder, tmp_path):
+    job = dict(models=[model, 'no-such-model'], benchmarks=[('scene_classification', 'folder', 'all'), ('retrieval', 'rsitmd', None)], out=tmp_path/'out', roots=dict(folder=folder, rsitmd=tmp_path/'nothing'), quiet=True)
+    first = runs.run_matrix(**job)
+    assert [len(first[k]) for k in ('done', 'kept', 'failed')] == [1, 0, 3]
+    assert any('no-such-model' in v for v in first['failed'].values()) and any('rsitmd' in v for v in first['failed'].values())
+    path = tmp_path/'out'/first['done'][0]
+    before = path.read_bytes()
+    assert runs.run_matrix(**job)['kept'] == first['done'] and path.read_bytes() == before
+    path.write_bytes(before[:50])  # a file that was cut off is computed again
+    again = runs.run_matrix(**job)
+    assert again['done'] == first['done'] and json.loads(path.read_text())['metrics'] == json.loads(before)['metrics']
+
+
+def test_a_result_with_other_settings_is_not_taken_for_this_one(model, folder, tmp_path):
+    job = dict(models=[model], benchmarks=[('scene_classification', 'folder', 'all')], out=tmp_path, roots=dict(folder=folder), quiet=True)
+    runs.run_matrix(**job)
+    got = runs.run_matrix(**job, settings=Settings('plain'))
+    assert not got['done'] and 'other settings' in next(iter(got['failed'].values()))
+
+
+class Talker:
+    family, name = 'lvlm', 'talker'
+    def __init__(self, answer): self.answer, self.seen = answer, []
+    def choose(self, image, options, box=None, **more): self.seen.append((options, box)); return self.answer(options)
+
+
+def test_a_talker_sees_the_truth_at_every_place():
+    rows = [(i, 0, f'truth {i}', [('a', ''), ('b', ''), ('c', '')]) for i in range(60)]
+    items = BenchSet('x', '', [Sample(Image.new('RGB', (8, 8)), id=str(i), regions=[Region((0, 0, .5, 1))]) for i in range(60)])
+    talker = Talker(lambda o: next(k for k, t in enumerate(o) if t.startswith('truth')))
+    got = judge_by_choice(talker, items, rows, lambda r: [r[2], *(t for t, _ in r[3])])
+    assert got['metrics']['acc1'] == 100 and all(box == (0, 0, .5, 1) for _, box in talker.seen)
+    places = np.bincount([next(k for k, t in enumerate(o) if t.startswith('truth')) for o, _ in talker.seen], minlength=4)
+    assert places.min() > 0
+    again = Talker(lambda o: 0)
+    judge_by_choice(again, items, rows, lambda r: [r[2], *(t for t, _ in r[3])])
+    assert [o for o, _ in again.seen] == [o for o, _ in talker.seen]  # the order is fixed
+
+
+def test_command_line(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('GEOALIGN_CACHE', str(tmp_path/'cache'))
+    words = ['bench', 'scene_classification', '--dataset', 'folder', '--root', str(folder), '--templates', 'aerial', '--out', str(tmp_path/'r.json')]
+    assert main(words) == 0
+    assert 'n = 6' in capsys.readouterr().out and len(list((tmp_path/'cache'/'embeddings').iterdir())) == 1
+    assert json.loads((tmp_path/'r.json').read_text())['model'] == 'geoalign-tiny'
+    assert main(['tables', str(tmp_path)]) == 0
+    assert 'folder' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('words,says', [
+    (['bench', 'retrieval', '--dataset', 'nothing'], 'choose one of'), (['bench', 'retrieval', '--dataset', 'rsicd', '--root', 'nowhere'], 'get it from'),
+    (['bench', 'scene_classification', '--dataset', 'folder', '--root', '.', '--out', 'nowhere/r.json'], 'does not exist'),
+    (['matrix', '--models', 'x', '--benchmarks', 'rsicd', '--out', 'results'], 'TASK:SET'), (['tables', 'nowhere'], 'nowhere')])
+def test_mistakes_are_one_sentence(words, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    said = capsys.readouterr().err.strip()
+    assert says in said and '\n' not in said and not list(Path('.').rglob('*.json'))
