@@ -116,7 +116,7 @@ def _settings_flags(p):
     p.add_argument('--templates', default='skyscript', help='sentences around class names: skyscript (default), aerial, plain or imagenet')
     p.add_argument('--view', default='roi', help='of boxes: roi (default), crop or image')
     p.add_argument('--resize', default='squash', help='squash (default) or longest')
-    p.add_argument('--precision', default='bf16', help='bf16 (default) or fp32')
+    p.add_argument('--precision', default='bf16', help='of pictures: bf16 (default) or fp32')
     p.add_argument('--option', metavar='key=value', action='append', default=[], help="an option of the data set's reader; may be repeated")
     p.add_argument('--no-cache', action='store_true', help='do not keep vectors of pictures')
 
@@ -133,8 +133,11 @@ def _bench(args):
     "`geoalign bench`: one model on one data set"
     _check_target(args.out, '.json', '--out', Path('-'))
     from geoalignclip_nb.bench.runs import run_benchmark
-    from geoalignclip_nb.zoo import load
+    from geoalignclip_nb.core import GeoAlignError
+    from geoalignclip_nb.zoo import LVLMS, load
+    if args.model not in LVLMS and (args.base_url or args.answers or args.questions): raise GeoAlignError(f"--base-url, --answers and --questions are for models that talk ({', '.join(LVLMS)}); {args.model} has vectors, leave them away.")
     r = run_benchmark(args.task, args.dataset, lambda: load(args.model, args.weights, args.arch or '', **{k: getattr(args, k) for k in ('base_url', 'answers', 'questions') if getattr(args, k)}), args.root, args.split, args.out, _bench_settings(args))
+    if args.questions: return print(f"{r['n']:,} questions are in {args.questions}; give their answers back with --answers")
     print(f"{r['model']} · {r['task']} · {r['dataset']} {r['split']} · n = {r['n']:,}" + (f" ({r['n_texts']:,} texts)" if 'n_texts' in r else ''))
     for k, v in r['metrics'].items(): print(f"  {k:12} {v:6.2f}  [{r['ci95'][k][0]:.2f}, {r['ci95'][k][1]:.2f}]")
     for told in ([f'left out: {n:,} × {why}' for why, n in r['skipped'].items()] + r['notes'] + [r['counts']]): print(f'  {told}')
@@ -176,15 +179,16 @@ def _matrix_flags(p):
 def _tables(args):
     "`geoalign tables`: a folder of result files beside the paper's tables"
     from geoalignclip_nb.bench.comparison import tables_text, write_tables
-    from geoalignclip_nb.train.presets import parse_overrides
-    rows = parse_overrides(args.row)
+    from geoalignclip_nb.core import GeoAlignError
+    rows = dict(r.partition('=')[::2] for r in args.row)
+    if bad := [r for r in args.row if not all(r.partition('='))]: raise GeoAlignError(f'--row {bad[0]!r} is not MODEL=ROW; write for example --row "my-model=Ours ViT-L/14".')
     if args.out: print('\n'.join(map(str, write_tables(args.folder, args.out, rows))))
     else: print(tables_text(args.folder, args.format, rows))
 
 def _tables_flags(p):
     p.add_argument('folder', metavar='RESULTS_DIR', help='folder of result files')
     p.add_argument('--format', default='markdown', help='markdown (default), html or csv')
-    p.add_argument('--row', metavar='MODEL=ROW', action='append', default=[], help="a row of the paper for a model of yours: 'runs/l14=Ours ViT-L/14'; may be repeated")
+    p.add_argument('--row', metavar='MODEL=ROW', action='append', default=[], help="a row of the paper for a model of yours, as its result file names it: 'my-model=Ours ViT-L/14'; may be repeated")
     p.add_argument('--out', metavar='DIR', help='write tables.md, tables.html and tables.csv there instead')
 
 # %% ../nbs/70_cli.ipynb #2679f08e

@@ -250,10 +250,10 @@ def load_file_of(path, arch: str) -> GeoAlignCLIP:
 @patch
 def use_preprocess(self: GeoAlignCLIP, **settings) -> GeoAlignCLIP:
     "The same model with another frame, such as size=256 or mode='longest'"
+    if bad := settings.keys() - self.config['preprocess'].keys() - {'interpolation'}: raise GeoAlignError(f"'{min(bad)}' is no setting of the frame of {self.name}; give size, mode, mean, std or interpolation.")
     self.config['preprocess'] = self.config['preprocess'] | settings
     if 'size' in settings: self.config.pop('ground_size', None)  # one size was asked for
-    self.preprocess = Preprocess(**self.config['preprocess'])
-    return self
+    self.preprocess = Preprocess(**self.config['preprocess']); return self
 
 def from_pretrained(
     name,  # 'geoalign-tiny', 'architecture.tag', a folder, or a file

@@ -103,8 +103,12 @@ def resize_positions(
     return torch.cat([table[..., :prefix, :], grid], -2)
 
 # %% ../nbs/11_vision.ipynb #defdcd05
+def _patches(conv, images):
+    if torch.is_grad_enabled() or not torch.is_autocast_enabled(images.device.type): return conv(images)
+    with torch.autocast(images.device.type, enabled=False): return conv(images)  # fp32 here keeps the whole residual stream fp32, where rounding costs most
+
 def _open_clip_tokens(v, images):
-    x = v.conv1(images)
+    x = _patches(v.conv1, images)
     grid, x = x.shape[-2:], x.flatten(2).transpose(1, 2)
     x = torch.cat([v.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], 1)
     x = x + resize_positions(v.positional_embedding, v.grid_size, grid).to(x.dtype)
@@ -112,7 +116,7 @@ def _open_clip_tokens(v, images):
 
 # %% ../nbs/11_vision.ipynb #fdf85f3a
 def _timm_tokens(t, images):
-    x = t.patch_embed.proj(images)
+    x = _patches(t.patch_embed.proj, images)
     grid, x = x.shape[-2:], t.patch_embed.norm(x.flatten(2).transpose(1, 2))
     heads = [p.expand(len(x), -1, -1) for p in (t.cls_token, t.reg_token) if p is not None]
     table = t.pos_embed if t.pos_embed is None else resize_positions(t.pos_embed, t.patch_embed.grid_size, grid, 0 if t.no_embed_class else t.num_prefix_tokens)

@@ -174,3 +174,95 @@ def test_mistakes_are_one_sentence(words, says, capsys, tmp_path, monkeypatch):
     assert main(words) == 2
     said = capsys.readouterr().err.strip()
     assert says in said and '\n' not in said and not list(Path('.').rglob('*.json'))
+
+
+@pytest.mark.parametrize('task,name', [k for k in runs.SETS if k[1] not in ('folder', 'coco')])
+def test_every_set_says_where_to_get_it_without_a_root(task, name, tmp_path, monkeypatch):
+    monkeypatch.setenv('GEOALIGN_DATA', str(tmp_path))
+    with pytest.raises(GeoAlignError, match='get it from'): runs.open_set(task, name)
+
+
+def test_options_are_read_as_the_reader_means_them():
+    data = runs.find_set('fine_grained', 'choice-ins')
+    assert runs.read_options(data, dict(n='5', partial='false')) == dict(n=5, partial=False)
+    with pytest.raises(GeoAlignError, match='no option'): runs.read_options(data, dict(clases='x'))
+    with pytest.raises(GeoAlignError, match='whole number'): runs.read_options(data, dict(n='five'))
+    with pytest.raises(GeoAlignError, match='true or false'): runs.read_options(data, dict(partial='perhaps'))
+
+
+def test_other_weights_under_one_name_are_not_taken_for_these(model, folder, tmp_path):
+    job = dict(benchmarks=[('scene_classification', 'folder', 'all')], out=tmp_path/'out', roots=dict(folder=folder), quiet=True)
+    runs.run_matrix([model], **job)
+    other = GeoAlignCLIP.create('geoalign-debug', seed=5)
+    got = runs.run_matrix([other], **job)
+    assert not got['kept'] and 'other weights' in next(iter(got['failed'].values()))
+
+
+def test_one_file_in_two_networks_is_two_sets_of_vectors(folder, tmp_path):
+    config = dict(GeoAlignCLIP.create('geoalign-debug').config['clip'])
+    samples = runs.open_set('scene_classification', 'folder', folder).samples
+    for quick in (False, True):
+        m = GeoAlignCLIP.create(config | dict(quick_gelu=quick), seed=0)
+        m.checkpoint = 'c' * 64
+        Embedder(m, cache=tmp_path/'kept').images(samples)
+    assert len(list((tmp_path/'kept').iterdir())) == 2
+
+
+def test_counts_are_those_that_were_scored(model, folder):
+    (folder/'park'/'0.png').write_bytes(b'no picture')
+    assert 'n = 5' in runs.run_benchmark('scene_classification', 'folder', model, folder, quiet=True)['counts']
+
+
+def test_a_picture_cut_off_in_memory_is_counted(model):
+    import io
+    whole = io.BytesIO()
+    make_scenes(1, size=128)[0].image.save(whole, 'jpeg')
+    cut = Image.open(io.BytesIO(whole.getvalue()[:len(whole.getvalue()) // 2]))
+    embed = Embedder(model)
+    vectors, kept = embed.images([Sample(cut, id='cut'), make_scenes(1, size=64)[0]])
+    assert kept == [1] and dict(embed.skipped) == {'unreadable picture': 1}
+
+
+def test_questions_make_no_result(folder, tmp_path, capsys):
+    words = ['bench', 'scene_classification', '--dataset', 'folder', '--root', str(folder), '--model', 'vhm', '--no-cache', '--questions', str(tmp_path/'q.jsonl')]
+    assert main([*words, '--out', str(tmp_path/'r.json')]) == 2 and not (tmp_path/'r.json').exists()
+    assert 'give no result' in capsys.readouterr().err
+    assert main(words) == 0
+    assert '6 questions' in capsys.readouterr().out and len((tmp_path/'q.jsonl').read_text().splitlines()) == 6
+
+
+def test_answers_are_read_back(folder, tmp_path, capsys):
+    words = ['bench', 'scene_classification', '--dataset', 'folder', '--root', str(folder), '--model', 'vhm', '--no-cache']
+    assert main([*words, '--questions', str(tmp_path/'q.jsonl')]) == 0
+    rows = [json.loads(line) for line in (tmp_path/'q.jsonl').read_text().splitlines()]
+    (tmp_path/'a.jsonl').write_text(''.join(json.dumps(dict(key=r['key'], answer='A')) + '\n' for r in rows))
+    capsys.readouterr()
+    assert main([*words, '--answers', str(tmp_path/'a.jsonl'), '--out', str(tmp_path/'r.json')]) == 0
+    r = json.loads((tmp_path/'r.json').read_text())
+    assert r['n'] == 6 and 0 <= r['metrics']['acc1'] <= 100 and r['model'] == 'vhm'
+
+
+def test_a_row_of_the_paper_for_a_model_with_signs_in_its_name(tmp_path, capsys):
+    assert main(['tables', str(tmp_path), '--row', 'my-model/l14=Ours ViT-L/14']) in (0, 2)
+    assert 'MODEL=ROW' not in capsys.readouterr().err
+    assert main(['tables', str(tmp_path), '--row', 'nonsense']) == 2 and 'MODEL=ROW' in capsys.readouterr().err
+
+
+def test_a_result_is_not_replaced_by_an_answer_to_another_question(folder, tmp_path, model):
+    out = tmp_path/'r.json'
+    runs.run_benchmark('scene_classification', 'folder', model, folder, out=out, quiet=True)
+    before = out.read_bytes()
+    with pytest.raises(GeoAlignError, match='other settings'): runs.run_benchmark('scene_classification', 'folder', model, folder, out=out, settings=Settings('plain'), quiet=True)
+    assert out.read_bytes() == before
+    runs.run_benchmark('scene_classification', 'folder', model, folder, out=out, quiet=True)  # the same question again
+
+
+def test_flags_of_talking_models_are_theirs_alone(folder, capsys):
+    assert main(['bench', 'scene_classification', '--dataset', 'folder', '--root', str(folder), '--answers', 'a.jsonl']) == 2
+    assert 'models that talk' in capsys.readouterr().err
+
+
+def test_an_unreadable_picture_is_named(folder, model, tmp_path):
+    (folder/'park'/'0.png').write_bytes(b'no picture')
+    for _ in range(2):  # the second time from the kept vectors
+        assert any('0.png' in n for n in runs.run_benchmark('scene_classification', 'folder', model, folder, settings=Settings(cache=str(tmp_path/'kept')), quiet=True)['notes'])

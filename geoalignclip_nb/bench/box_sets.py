@@ -191,7 +191,8 @@ def choice_items(out: BenchSet, base, task: str) -> list:
 def choice_samples(out: BenchSet, base, rows, partial: bool = False) -> BenchSet:
     "Rows (item, box as fractions, text, negatives) to samples, one per item"
     rows = list(rows)
-    sizes = picture_sizes(Counter(picture_path(base, i['image_path']) for i, *_ in rows), out, partial)
+    with layout('A record of CHOICE'): paths = Counter(picture_path(base, i['image_path']) for i, *_ in rows)
+    sizes = picture_sizes(paths, out, partial)
     out.samples = [Sample(p, regions=[Region(box, text=text, negatives=negatives)], id=f"{out.name}/{i['id']}", source=out.name, source_image_id=i['image_path'])
                    for i, box, text, negatives in rows if (p := picture_path(base, i['image_path'])) in sizes]
     return out

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['weights_hash', 'pictures_hash', 'read_ahead', 'Embedder', 'embed_images', 'embed_boxes']
 
-# %% ../../nbs/50d_embeddings.ipynb #a28c98d1
-import hashlib, sys, zipfile
+# %% ../../nbs/50d_embeddings.ipynb #5acae6ef
+import hashlib, json, sys, zipfile
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -32,10 +32,12 @@ def weights_hash(
         h.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()
 
-# %% ../../nbs/50d_embeddings.ipynb #7836e755
+# %% ../../nbs/50d_embeddings.ipynb #51327d3a
 def _picture_key(image) -> bytes:
     "What tells one picture from another"
-    if isinstance(image, Image.Image): return image.tobytes() + str(image.size).encode()
+    try:
+        if isinstance(image, Image.Image): return image.convert('RGB').tobytes() + f'{image.size} {image.mode}'.encode()
+    except OSError: return b'unreadable'
     stat = Path(image).stat() if Path(image).is_file() else None
     return f'{Path(image).resolve()} {stat.st_size} {stat.st_mtime_ns}'.encode() if stat else str(image).encode()
 
@@ -71,7 +73,7 @@ def read_ahead(
             if len(waiting) > ahead: yield [f.result() for f in waiting.popleft()]
         while waiting: yield [f.result() for f in waiting.popleft()]
 
-# %% ../../nbs/50d_embeddings.ipynb #f9cfc37c
+# %% ../../nbs/50d_embeddings.ipynb #a5e87803
 @dataclass
 class Embedder:
     "Turns pictures and boxes into unit vectors; raises `GeoAlignError` for an unknown precision"
@@ -83,17 +85,20 @@ class Embedder:
     cache: Path = None  # folder for vectors; None: nothing is kept
     quiet: bool = True
     skipped: Counter = field(default_factory=Counter)  # reason -> pictures left out by the last call
+    told: list = field(default_factory=list)  # why, picture by picture, the first three
 
     def __post_init__(self):
         if self.precision not in ('bf16', 'fp32'): raise GeoAlignError(f"Precision '{self.precision}' is unknown; choose bf16 or fp32.")
+        if hasattr(self.model, 'eval'): self.model.eval()
         self.preprocess = replace(self.model.preprocess, mode=self.resize)
 
-# %% ../../nbs/50d_embeddings.ipynb #8eed48d8
+# %% ../../nbs/50d_embeddings.ipynb #5a017293
 def _stream(self: Embedder, items, load, encode):
     "Vectors (K,D) of the items that could be read and their places; `encode` gets a list of places and what was loaded"
-    self.skipped, out, kept, done = Counter(), [], [], 0
+    self.skipped, self.told, out, kept, done = Counter(), [], [], [], 0
     bar = tqdm(total=len(items), desc='embedding', unit='picture', disable=self.quiet, file=sys.stderr)
     for part in read_ahead(items, load, self.batch, self.threads):
+        self.told += [str(x) for x in part if isinstance(x, GeoAlignError)][:3 - len(self.told)]
         good = [(done + i, x) for i, x in enumerate(part) if not isinstance(x, GeoAlignError)]
         self.skipped['unreadable picture'] += len(part) - len(good)
         if good:
@@ -109,33 +114,35 @@ def _images(self: Embedder, samples: list) -> tuple:
     load = lambda s: self.preprocess(load_image(s.image))
     return _stream(self, samples, load, lambda places, frames: self.model.encode_image(torch.stack(frames).to(self.model.device)))
 
-# %% ../../nbs/50d_embeddings.ipynb #1a2eff3a
-def _cached(self: Embedder, key: str, make) -> tuple:
-    "`make()` -> (vectors, kept), from the cache folder where it is there"
+# %% ../../nbs/50d_embeddings.ipynb #dc280fe3
+def _cached(self: Embedder, key, make) -> tuple:
+    "`make()` -> (vectors, kept), from the cache folder where it is there under `key()`"
     if not self.cache: return make()
-    described = f'{weights_hash(self.model)} {self.preprocess} {self.precision} {key}'
+    network = json.dumps((getattr(self.model, 'config', None) or {}).get('clip'), sort_keys=True, default=str)  # one file can be put into two networks: GELU or QuickGELU
+    described = f'{weights_hash(self.model)} {network} {self.model.device} {self.preprocess} {self.precision} {key()}'
     path = Path(self.cache)/f'{hashlib.sha256(described.encode()).hexdigest()[:32]}.npz'
     try:
         with np.load(path, allow_pickle=False) as f:
             self.skipped = Counter(dict(zip(f['reasons'].tolist(), f['counts'].tolist())))
+            self.told = f['told'].tolist()
             return torch.from_numpy(f['vectors']), f['kept'].tolist()
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile): pass  # not there, or not whole: make it
     vectors, kept = make()
-    _keep(path, vectors, kept, self.skipped)
+    _keep(path, vectors, kept, self.skipped, self.told)
     return vectors, kept
 
-def _keep(path, vectors, kept, skipped):
+def _keep(path, vectors, kept, skipped, told):
     path.parent.mkdir(parents=True, exist_ok=True)
-    reasons = dict(reasons=np.array(list(skipped), dtype=str), counts=np.array(list(skipped.values()), dtype=int))
+    reasons = dict(told=np.array(told, dtype=str), reasons=np.array(list(skipped), dtype=str), counts=np.array(list(skipped.values()), dtype=int))
     with write_beside(path) as tmp: np.savez(tmp, vectors=vectors.numpy(), kept=np.array(kept), **reasons)
 
-# %% ../../nbs/50d_embeddings.ipynb #c455f8fd
+# %% ../../nbs/50d_embeddings.ipynb #69939ee8
 def embed_images(
     self: Embedder,
     samples: list,  # of `Sample`
 ) -> tuple:  # (vectors (K,D), places of the K readable pictures)
     "Unit vectors of whole pictures, fp32; raises `GeoAlignError` where none can be read"
-    return _cached(self, f'images {pictures_hash(samples)}', lambda: _images(self, samples))
+    return _cached(self, lambda: f'images {pictures_hash(samples)}', lambda: _images(self, samples))
 
 Embedder.images = embed_images
 
@@ -158,15 +165,16 @@ def _crop(self: Embedder, samples, boxes):
     pairs = [(i, b) for i, bs in enumerate(boxes) for b in bs]
     return _stream(self, pairs, load, lambda places, frames: self.model.encode_image(torch.stack(frames).to(self.model.device)))
 
-# %% ../../nbs/50d_embeddings.ipynb #d79d6d32
+# %% ../../nbs/50d_embeddings.ipynb #58898219
 def _of_pictures(self, samples, rows):
     "The picture's own vector for each of its boxes"
-    vectors, kept = embed_images(self, samples)
-    place = {i: k for k, i in enumerate(kept)}
+    used = sorted({i for i, _ in rows})
+    vectors, kept = embed_images(self, [samples[i] for i in used])
+    place = {used[i]: k for k, i in enumerate(kept)}
     rows = [r for r in rows if r[0] in place]
     return vectors[[place[i] for i, _ in rows]], rows
 
-# %% ../../nbs/50d_embeddings.ipynb #9d0947be
+# %% ../../nbs/50d_embeddings.ipynb #fd593363
 def embed_boxes(
     self: Embedder,
     samples: list,  # of `Sample`
@@ -178,11 +186,18 @@ def embed_boxes(
     if view != 'image' and self.resize == 'shortest': raise GeoAlignError("Resize mode 'shortest' cuts boxes away; use squash or longest.")
     rows = [(i, j) for i, bs in enumerate(boxes) for j in range(len(bs))]
     if not rows: raise GeoAlignError('There is no box to embed; give a set with boxes.')
+    vectors, kept = _view(self, samples, boxes, rows, view)
+    lost = len(rows) - len(kept)
+    self.skipped = Counter({'box on an unreadable picture': lost} if lost else {})
+    return vectors, kept
+
+def _view(self, samples, boxes, rows, view):
     if view == 'image': return _of_pictures(self, samples, rows)
     make = dict(roi=_roi, crop=_crop)[view]
-    vectors, kept = _cached(self, f'{view} {pictures_hash(samples, boxes)}', lambda: make(self, samples, boxes))
+    vectors, kept = _cached(self, lambda: f'{view} {pictures_hash(samples, boxes)}', lambda: make(self, samples, boxes))
     if view == 'crop': return vectors, [rows[k] for k in kept]
-    used = {p for k, p in enumerate(i for i, b in enumerate(boxes) if len(b)) if k in set(kept)}
+    whole, read = [i for i, b in enumerate(boxes) if len(b)], set(kept)
+    used = {p for k, p in enumerate(whole) if k in read}
     return vectors, [r for r in rows if r[0] in used]
 
 Embedder.boxes = embed_boxes

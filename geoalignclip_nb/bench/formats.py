@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .datasets import BenchSet, DataSet, missing
+from .datasets import BenchSet, DataSet, missing, set_root
 from ..core import GeoAlignError, Region, Sample
 from ..data.sources import picture_path
 
@@ -115,7 +115,7 @@ def begin(
     *files,  # what must lie under the root; a pattern such as '*/*/task.json' may be given
 ) -> tuple:  # (`BenchSet` without samples, the folder)
     "Find a set and check its split; raises `GeoAlignError` with where to get what is missing"
-    root = Path(root)
+    root = set_root(data, root)
     if split not in (*data.splits, 'all'): raise GeoAlignError(f'{data.name} has no split {split}; choose {", ".join(dict.fromkeys((*data.splits, "all")))}.')
     deeper = sorted(d for d in root.iterdir() if d.is_dir()) if root.is_dir() else []
     base = next((b for b in (root, *deeper) if all(any(b.glob(f)) for f in files)), None)

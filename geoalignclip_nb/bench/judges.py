@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['judge_retrieval', 'judge_scenes', 'judge_boxes', 'judge_near_misses', 'judge_by_choice', 'Settings', 'judge']
 
-# %% ../../nbs/59b_judges.ipynb #8e4571f9
+# %% ../../nbs/59b_judges.ipynb #91aad115
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,16 +18,17 @@ from .metrics import retrieval_metrics
 from .region_classification import box_rows, class_vectors, classification_result
 from .retrieval import embed_texts, retrieval_ci, sentences
 from .scene_classification import scene_rows
-from ..core import GeoAlignError, fast_math, stable_hash
+from ..core import GeoAlignError, stable_hash
+from ..pictures import load_image
 
-# %% ../../nbs/59b_judges.ipynb #d5c1fea5
+# %% ../../nbs/59b_judges.ipynb #9eac7f57
 def judge_retrieval(embed: Embedder, items: BenchSet) -> dict:  # metrics, ci95, n, n_texts, skipped
     "Six recalls and their mean, with intervals over pictures"
     image, kept = embed.images(items.samples)
     texts, owner = sentences([items.samples[i] for i in kept])
-    with torch.no_grad(), fast_math(embed.model.device.type, embed.precision): text = embed_texts(embed.model, texts).float().cpu()
+    with torch.no_grad(): text = embed_texts(embed.model, texts).cpu()  # always fp32, see 53_retrieval
     vectors = image.numpy(), text.numpy(), owner
-    return dict(metrics=retrieval_metrics(*vectors), ci95=retrieval_ci(*vectors), n=len(kept), n_texts=len(texts), skipped=dict(embed.skipped))
+    return dict(metrics=retrieval_metrics(*vectors), ci95=retrieval_ci(*vectors), n=len(kept), n_texts=len(texts), skipped=dict(embed.skipped), notes=embed.told)
 
 # %% ../../nbs/59b_judges.ipynb #4b707a4c
 def _split_off(out: dict) -> dict:
@@ -36,16 +37,16 @@ def _split_off(out: dict) -> dict:
     details = {k: v for k, v in out.items() if k not in (*names, 'ci95', 'n', 'n_texts')}
     return dict(metrics={k: out[k] for k in names}, ci95=out['ci95'], n=out['n'], details=details) | ({'n_texts': out['n_texts']} if 'n_texts' in out else {})
 
-# %% ../../nbs/59b_judges.ipynb #2cba612b
+# %% ../../nbs/59b_judges.ipynb #a5010829
 def judge_scenes(embed: Embedder, items: BenchSet, templates='skyscript') -> dict:  # metrics, ci95, n, details, skipped
     "Zero-shot classes of whole pictures"
     rows, strange = scene_rows([items.labels.get(s.id) for s in items.samples], items.classes)
     vectors, kept = embed.images([items.samples[i] for i, _ in rows])
     target = [rows[k][1] for k in kept]
     with torch.no_grad(): scores = vectors.numpy() @ class_vectors(embed.model, items.classes, templates).cpu().numpy().T
-    return _split_off(classification_result(scores, target, kept, list(items.classes))) | dict(skipped=strange | dict(embed.skipped))
+    return _split_off(classification_result(scores, target, kept, list(items.classes))) | dict(skipped=strange | dict(embed.skipped), notes=embed.told)
 
-# %% ../../nbs/59b_judges.ipynb #f76558d2
+# %% ../../nbs/59b_judges.ipynb #a5e95fea
 def _box_vectors(embed: Embedder, samples: list, rows: list, view: str) -> tuple:
     "Vectors of rows that begin with (sample, region of it), and the rows whose picture could be read"
     mine = [[] for _ in samples]
@@ -59,9 +60,9 @@ def judge_boxes(embed: Embedder, items: BenchSet, templates='skyscript', view: s
     vectors, rows = _box_vectors(embed, items.samples, rows, view)
     with torch.no_grad(): scores = vectors.numpy() @ class_vectors(embed.model, items.classes, templates).cpu().numpy().T
     out = classification_result(scores, [r[2] for r in rows], [r[0] for r in rows], list(items.classes))
-    return _split_off(out) | dict(skipped=strange | dict(embed.skipped))
+    return _split_off(out) | dict(skipped=strange | dict(embed.skipped), notes=embed.told)
 
-# %% ../../nbs/59b_judges.ipynb #2fe99591
+# %% ../../nbs/59b_judges.ipynb #2e459a0c
 def judge_near_misses(embed: Embedder, items: BenchSet, view: str = 'roi', limit: int = 10, text: str = 'description') -> dict:  # metrics, ci95, n, n_texts, details, skipped
     "The true sentence of a region against its near misses"
     rows, without = near_miss_rows(items.samples, text, limit)
@@ -69,37 +70,49 @@ def judge_near_misses(embed: Embedder, items: BenchSet, view: str = 'roi', limit
     vectors, rows = _box_vectors(embed, items.samples, rows, view)
     with torch.no_grad(): out = near_miss_result(embed.model, vectors, rows)
     skipped = ({'no near misses': without} if without else {}) | dict(embed.skipped)
-    return _split_off(out) | dict(skipped=skipped, view=view)
+    return _split_off(out) | dict(skipped=skipped, view=view, notes=embed.told)
 
-# %% ../../nbs/59b_judges.ipynb #3e863102
+# %% ../../nbs/59b_judges.ipynb #c28656d1
+class _Unreadable(Exception): pass
+
+def _choose(model, sample, options, box, question, number):
+    "Ask once; the key of a question holds its options in their order, so that a kept answer is never read with others"
+    try: load_image(sample.image)
+    except GeoAlignError: raise _Unreadable from None
+    key = dict(key=f"{sample.id}#{number}#{stable_hash(chr(10).join(options)):08x}") if hasattr(model, 'counts') else {}
+    return model.choose(sample.image, options, box=box, question=question, **key)
+
+# %% ../../nbs/59b_judges.ipynb #ed9294cf
 def judge_by_choice(model, items: BenchSet, rows: list, options, question: str = '') -> dict:  # metrics, ci95, n, skipped
     "Acc@1 of a model that answers `choose`; `options(row)` -> texts, the right one first"
-    hits, silent = [], 0
+    hits, kept, lost, silent = [], [], 0, 0
     for r in rows:
         sample, texts = items.samples[r[0]], options(r)
-        region = sample.regions[r[1]] if sample.regions else None
+        box = sample.regions[r[1]].box if sample.regions else None
         order = np.random.default_rng(stable_hash(f'{sample.id} {r[1]} {texts[0]}')).permutation(len(texts))
-        said = model.choose(sample.image, [texts[k] for k in order], box=region.box if region else None, question=question, key=f'{sample.id}#{r[1]}')
-        silent += said is None
+        try: said = _choose(model, sample, [texts[k] for k in order], None if box == (0, 0, 1, 1) else box, question, r[1])
+        except _Unreadable: lost += 1; continue
+        silent += said is None; kept.append(r[0])
         hits.append(said is not None and order[said] == 0)
-    out = accuracies(np.array(hits, dtype=float)[:, None], [r[0] for r in rows], ['acc1'])
-    return _split_off(out | dict(n=len(rows))) | dict(skipped={'no readable answer (counted as wrong)': silent} if silent else {})
+    if silent == len(hits) and not isinstance(getattr(model, 'asked', None), dict): raise GeoAlignError(f'{model.name} gave no readable answer to {len(rows)} questions, so there is nothing to score; look at its answers.')
+    out = _split_off(accuracies(np.array(hits, dtype=float)[:, None], kept, ['acc1']) | dict(n=len(hits)))
+    return out | dict(skipped={k: n for k, n in {'no readable answer (counted as wrong)': silent, 'unreadable picture': lost}.items() if n})
 
-# %% ../../nbs/59b_judges.ipynb #b1d5b454
+# %% ../../nbs/59b_judges.ipynb #cc252d52
 @dataclass
 class Settings:
     "How a benchmark is run; each of these is written into the result"
     templates: str = 'skyscript'  # of classes, see `region_classification.TEMPLATES`
     view: str = 'roi'  # of boxes: 'roi', 'crop' or 'image'
     resize: str = 'squash'  # 'squash' or 'longest'
-    precision: str = 'bf16'  # 'bf16' or 'fp32'
+    precision: str = 'bf16'  # of pictures: 'bf16' or 'fp32'; texts are always fp32
     text: str = 'description'  # of near misses
     limit: int = 10  # near misses per region at most
     options: dict = field(default_factory=dict)  # of the data set's reader
     batch: int = 64
     cache: str = None  # folder of kept embeddings; None: nothing is kept
 
-# %% ../../nbs/59b_judges.ipynb #bb713a54
+# %% ../../nbs/59b_judges.ipynb #5da68421
 def judge(model, items: BenchSet, task: str, settings: Settings, quiet: bool = True) -> dict:
     "Metrics of a model on items; raises `GeoAlignError` where the model cannot do the task"
     s = settings
@@ -112,8 +125,15 @@ def judge(model, items: BenchSet, task: str, settings: Settings, quiet: bool = T
 
 def _ask(model, items, task, s):
     if task == 'retrieval': raise GeoAlignError(f'{model.name} answers questions and has no vectors, so it cannot do retrieval; choose a CLIP model.')
-    if task == 'fine_grained': return judge_by_choice(model, items, near_miss_rows(items.samples, s.text, s.limit)[0], lambda r: [r[2], *(t for t, _ in r[3])])
+    if task == 'fine_grained':
+        rows, without = near_miss_rows(items.samples, s.text, s.limit)
+        return _with(judge_by_choice(model, items, rows, lambda r: [r[2], *(t for t, _ in r[3])]), {'no near misses': without} if without else {})
     names = [v[0] for v in items.classes.values()]
     options = lambda r: [names[r[-1]], *(n for k, n in enumerate(names) if k != r[-1])]
-    if task == 'region_classification': return judge_by_choice(model, items, box_rows(items.samples, items.classes)[0], options)
-    return judge_by_choice(model, items, [(i, 0, c) for i, c in scene_rows([items.labels.get(x.id) for x in items.samples], items.classes)[0]], options)
+    if task == 'region_classification': rows, strange = box_rows(items.samples, items.classes)
+    else:
+        rows, strange = scene_rows([items.labels.get(x.id) for x in items.samples], items.classes)
+        rows = [(i, 0, c) for i, c in rows]
+    return _with(judge_by_choice(model, items, rows, options), strange)
+
+def _with(got: dict, more: dict) -> dict: return got | dict(skipped=got['skipped'] | more)

@@ -8,7 +8,7 @@ __all__ = ['SIRI_CLASSES', 'RSICD_CLASSES', 'file_hash', 'split_files', 'text_of
            'ucm_class', 'own_classes', 'check_coco', 'named_apart']
 
 # %% ../../nbs/50aa_packings.ipynb #24f43994
-import csv, hashlib, io
+import csv, hashlib, io, math
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -163,8 +163,11 @@ def check_coco(coco: dict) -> Counter:  # reason -> how many boxes
         keys, ids = Counter(class_key(c['name']) for c in coco['categories']), {c['id'] for c in coco['categories']}
         pictures, boxes = {i['id'] for i in coco['images'] if (i['file_name'], i['width'], i['height'])}, [(b['category_id'], b['image_id'], b['bbox']) for b in coco['annotations']]
     except (KeyError, TypeError) as e: raise GeoAlignError(f'annotations.json is not in COCO form ({type(e).__name__}: {e}); export it again with bbox, category_id, image_id, width and height.') from None
+    for what in ('images', 'categories'):
+        if twice := [i for i, n in Counter(x['id'] for x in coco[what]).items() if n > 1]: raise GeoAlignError(f'annotations.json gives the id {twice[0]} to several {what}; number them apart.')
     if again := [k for k, n in keys.items() if n > 1]: raise GeoAlignError(f"annotations.json lists the class '{again[0]}' {keys[again[0]]} times; give every class one entry.")
     if wrong := [c for c, *_ in boxes if c not in ids]: raise GeoAlignError(f'annotations.json has {len(wrong):,} boxes of no listed class, the first has category_id {wrong[0]}; list it under categories.')
+    if odd := [b for *_, b in boxes if not (isinstance(b, list) and len(b) == 4 and all(isinstance(v, (int, float)) and math.isfinite(v) for v in b))]: raise GeoAlignError(f'annotations.json has {len(odd):,} boxes that are not four numbers, the first is {odd[0]}; export it again with bbox = x, y, width, height.')
     lost = sum(i not in pictures for _, i, _ in boxes)
     return Counter({'box of no listed picture': lost}) if lost else Counter()
 
