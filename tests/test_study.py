@@ -50,7 +50,7 @@ def test_one_file_per_row_and_seed(done):
     assert not list(done.glob('runs/*/latest.pt')) and (done/'runs'/'6-seed1'/'model'/'model.safetensors').is_file()
     first = {k: [r['total'] for r in Log(done/'runs'/k/'log.jsonl').read()] for k in ('6-seed0', '6-seed1')}
     assert first['6-seed0'] != first['6-seed1']
-    assert '| 6 |' in (done/'ablation.md').read_text()
+    assert '| 6 rpa vic hna htc |' in (done/'ablation.md').read_text()
 
 
 def test_resume_trains_only_what_is_missing(done, tmp_path, monkeypatch):
@@ -116,4 +116,4 @@ def test_variants_stand_behind_their_row(tmp_path):
     for row in ('6 stage2.crop_size=16', '6', '1b'):
         (tmp_path/f"{row.replace(' ', '_')}-seed0.json").write_text(json.dumps(dict(row=row, seed=0, columns={'x': dict(value=1., n=3)})))
     assert list(collect(tmp_path)) == ['1b', '6', '6 stage2.crop_size=16']
-    assert '| 6 | rpa vic hna htc stage2.crop_size=16 |' in markdown(collect(tmp_path))
+    assert '| 6 rpa vic hna htc stage2.crop_size=16 |' in markdown(collect(tmp_path))

@@ -191,12 +191,10 @@ def spread(values: dict) -> str:
     return f'{np.mean(v):.1f}' + (f' ± {np.std(v, ddof=1):.1f}' if len(v) > 1 else '')
 
 def markdown(rows: dict) -> str:
-    "The table: a line per row, a column per measure"
-    columns = list(dict.fromkeys(c for r in rows.values() for c in r))
-    n = {c: next(r[c]['n'] for r in rows.values() if c in r) for c in columns}
-    lines = ['| row | terms | ' + ' | '.join(f'{c} (n={n[c]:,})' for c in columns) + ' |', '|---|---|' + '--:|' * len(columns)]
+    "The table: a line per measure, a column per row of Table 6"
+    n = {c: v['n'] for r in rows.values() for c, v in r.items()}
     terms = lambda k: 'Stage I' if ROWS[k.split()[0]].losses is None else ' '.join([*(ROWS[k.split()[0]].losses or ['global']), *k.split()[1:]])
-    return '\n'.join(lines + [f'| {k.split()[0]} | {terms(k)} | ' + ' | '.join(spread(r[c]['values']) if c in r else '–' for c in columns) + ' |' for k, r in rows.items()])
+    return to_markdown(['percent', 'n', *(f'{k.split()[0]} {terms(k)}' for k in rows)], [[c, f'{n[c]:,}', *(spread(r[c]['values']) if c in r else '–' for r in rows.values())] for c in n])
 
 # %% ../../nbs/60_ablation.ipynb #1ac8a30e
 def gain(rows: dict, new: str, old: str, column: str) -> tuple:  # (mean difference, standard error, seeds)
@@ -215,8 +213,7 @@ def ladder(rows: dict) -> str:
     def cell(new, old, c):
         mean, error, n = gain(rows, new, old, c)
         return '–' if not n else f'{mean:+.1f}' + (f' ({mean / error:+.1f} se)' if error > 0 else '')
-    return '\n'.join(['| adding | rows | ' + ' | '.join(columns) + ' |', '|---|---|' + '--:|' * len(columns)] + [
-        f'| {k} | {new} − {old} | ' + ' | '.join(cell(new, old, c) for c in columns) + ' |' for k, (new, old) in STEPS.items()])
+    return to_markdown(['adding', *(f'{k} ({new} − {old})' for k, (new, old) in STEPS.items())], [[c, *(cell(new, old, c) for new, old in STEPS.values())] for c in columns])
 
 # %% ../../nbs/60_ablation.ipynb #9c2fe41d
 TWINS = {'RRSIS-HR Acc@1': 'rsod near miss Acc@1', 'UCM-Caption I2T R@1': 'ucm I2T R@1', 'UCM-Caption T2I R@1': 'ucm T2I R@1', 'SIRI-WHU Acc@1': 'ucm scene Acc@1'}  # paper -> ours
