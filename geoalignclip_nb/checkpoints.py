@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['WRAPPERS', 'PREFIXES', 'NO_WEIGHTS', 'HF_NAMES', 'HF_LINEAR', 'HF_INSIDE', 'why_unreadable', 'read_tensors', 'unwrap',
            'fold_tables', 'from_hugging_face', 'to_hugging_face', 'normalise', 'read_weights', 'fit_config',
-           'from_hugging_face_config', 'to_hugging_face_config', 'save_hugging_face', 'sha256_of']
+           'from_hugging_face_config', 'to_hugging_face_config', 'save_hugging_face']
 
 # %% ../nbs/15a_checkpoints.ipynb #6bb294e1
-import copy, hashlib, json, warnings, zipfile
+import copy, json, warnings, zipfile
 from pathlib import Path
 
 import torch
@@ -198,12 +198,3 @@ def save_hugging_face(
     tensors = {n: v.detach().cpu().contiguous().clone() for n, v in to_hugging_face(state).items()}
     with write_beside(folder/'model.safetensors') as path: save_file(tensors, path, metadata=dict(format='pt'))
     with write_beside(folder/'config.json') as path: path.write_text(json.dumps(to_hugging_face_config(fit_config(config, state)), indent=1) + '\n')
-
-# %% ../nbs/15a_checkpoints.ipynb #d59111d9
-def sha256_of(*paths) -> str:
-    "SHA-256 of a file, or of several one after the other, in hexadecimal"
-    digest = hashlib.sha256()
-    for path in paths:
-        with open(path, 'rb') as f:
-            while block := f.read(2**20): digest.update(block)
-    return digest.hexdigest()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GeoAlignError', 'Region', 'check_boxes', 'clip_boxes', 'to_pixels', 'to_fractions', 'xywh_to_xyxy', 'Sample',
-           'set_seed', 'stable_hash', 'default_device', 'cache_dir', 'data_dir', 'fast_math', 'asset', 'assets_dir',
-           'write_beside', 'clean_text', 'parse_phrases']
+           'set_seed', 'stable_hash', 'sha256_of', 'default_device', 'cache_dir', 'data_dir', 'fast_math', 'asset',
+           'assets_dir', 'write_beside', 'clean_text', 'parse_phrases']
 
 # %% ../nbs/00_core.ipynb #99755506
 import contextlib, hashlib, os, random, re
@@ -102,6 +102,16 @@ def set_seed(seed: int):
 def stable_hash(text: str, bits: int = 32) -> int:
     "A number that depends on `text` alone, the same on every machine"
     return int.from_bytes(hashlib.sha256(text.encode('utf-8', 'surrogatepass')).digest()[:8], 'big') % 2**bits
+
+# %% ../nbs/00_core.ipynb #c4ddf495
+def sha256_of(path) -> str:  # 64 hex digits
+    "SHA-256 of a file, or of the files of a folder with their names; read in pieces"
+    path, digest = Path(path), hashlib.sha256()
+    for file in sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]:
+        if path.is_dir(): digest.update(file.name.encode('utf-8', 'surrogatepass'))
+        with open(file, 'rb') as f:
+            while piece := f.read(2**20): digest.update(piece)
+    return digest.hexdigest()
 
 # %% ../nbs/00_core.ipynb #be366d85
 def default_device() -> str:

@@ -83,6 +83,7 @@ def question_text(
 class LVLM:
     "A language model that looks at pictures: `choose`, and nothing else"
     family, checkpoint, context_length, device = 'lvlm', '', None, ''
+    answers = True  # False: its questions are written down, to be answered elsewhere
     silent = 'no usable answer in the file'  # the count where `answer` gives None
 
     def __init__(
@@ -160,7 +161,7 @@ def item_key(image, words: str = '') -> str:
 # %% ../nbs/16_lvlm.ipynb #c604694c
 class QuestionWriter(LVLM):
     "Writes every question as a JSON line (key, image, prompt) and chooses nothing; raises `GeoAlignError` where the file exists"
-    device, silent = 'file', 'question written'
+    device, silent, answers = 'file', 'question written', False
     def __init__(self, name: str, path, style: str = 'auto', frame: str = 'picture', rule: str = 'strict'):
         super().__init__(name, style, frame, rule)
         self.path, self.asked = Path(path), {}

@@ -19,8 +19,8 @@ from fastcore.basics import patch
 from torch import nn
 
 from .architectures import architecture
-from .checkpoints import from_hugging_face_config, read_weights, sha256_of
-from .core import GeoAlignError, asset, cache_dir, write_beside
+from .checkpoints import from_hugging_face_config, read_weights
+from .core import GeoAlignError, asset, cache_dir, sha256_of, write_beside
 from .lvlm import LVLMS, load as load_lvlm
 from .model import GeoAlignCLIP, create, from_state, load_folder, load_tag
 from .text import Tokenizer, encode_tokens, stretch_positions

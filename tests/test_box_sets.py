@@ -432,7 +432,7 @@ def test_visual_grounding_corners_in_any_order(tmp_path):
     assert {s.regions[0].box for s in got.samples} == {(.1, .2, .5, .9)}
     assert [(s.regions[0].text, sorted(t for t, _ in s.regions[0].negatives)) for s in got.samples] == [('storage tank', ['airplane', 'dam']), ('dam', ['airplane', 'storage tank']), ('airplane', ['dam', 'storage tank'])]
     assert got.skipped == {'question without a class': 1, 'box is unreadable': 2, 'box has no area': 1}
-    refused(lambda: B.choice_instances(tmp_path, task='visual_grounding', split='test'), 'no split test')
+    refused(lambda: B.choice_instances(tmp_path, task='visual_grounding', split='test'), "no split 'test'")
 
 
 # Near misses

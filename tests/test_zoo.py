@@ -16,8 +16,8 @@ from torchvision.ops import roi_align
 
 from geoalignclip_nb import zoo
 from geoalignclip_nb.architectures import DEBUG, activation, architecture, build_clip, image_size
-from geoalignclip_nb.checkpoints import normalise, read_tensors, save_hugging_face, sha256_of, to_hugging_face, unwrap
-from geoalignclip_nb.core import GeoAlignError
+from geoalignclip_nb.checkpoints import normalise, read_tensors, save_hugging_face, to_hugging_face, unwrap
+from geoalignclip_nb.core import GeoAlignError, sha256_of
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.text import stretch_positions
 

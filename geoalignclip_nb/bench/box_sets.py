@@ -19,8 +19,8 @@ from PIL import Image
 
 from . import near_misses
 from .datasets import BenchSet, DataSet
-from .formats import begin, box_style, fill, four_numbers, kept_box, layout, mask_box, options_of, picture_sizes, plain_pickle, rle_mask, rsvg_line, sha256, spoken
-from ..core import GeoAlignError, Region, Sample, stable_hash
+from .formats import begin, box_style, fill, four_numbers, kept_box, layout, mask_box, options_of, picture_sizes, plain_pickle, rle_mask, rsvg_line, spoken
+from ..core import GeoAlignError, Region, Sample, sha256_of, stable_hash
 from ..data.sources import picture_path, read_json
 
 # %% ../../nbs/50b_box_sets.ipynb #7bd333a9
@@ -29,7 +29,7 @@ VHR10 = ('airplane', 'ship', 'storage_tank', 'baseball_diamond', 'tennis_court',
 
 def original_rows(out: BenchSet, folder):
     "Boxes of NWPU VHR-10 as its authors wrote them, a text file per picture"
-    out.files[Path(folder).name] = sha256(folder)
+    out.files[Path(folder).name] = sha256_of(folder)
     for f in sorted(Path(folder).glob('*.txt')):
         for line in filter(str.strip, f.read_text(encoding='utf-8', errors='replace').splitlines()):
             v = [int(x) for x in re.findall(r'-?\d+', line)]
@@ -40,7 +40,7 @@ def original_rows(out: BenchSet, folder):
 # %% ../../nbs/50b_box_sets.ipynb #8f31b095
 def coco_rows(out: BenchSet, path):
     "Boxes of the COCO copy of NWPU VHR-10; raises `GeoAlignError` for a picture that is listed twice"
-    data, out.files[Path(path).name] = read_json(path), sha256(path)
+    data, out.files[Path(path).name] = read_json(path), sha256_of(path)
     with layout(path):
         files, names = {i['id']: i['file_name'] for i in data['images']}, {c['id']: c['name'] for c in data['categories']}
         if len(set(files.values())) != len(data['images']): raise GeoAlignError(f'{Path(path).name} lists a picture twice; take the official file.')
@@ -95,7 +95,7 @@ def refer_rows(
     "Sentences of a REFER folder; raises `GeoAlignError` for a split that no sentence has"
     if box not in ('bbox', 'mask'): raise GeoAlignError(f"Box '{box}' is unknown; choose bbox or mask.")
     refs, data = plain_pickle(folder/'refs(unc).p'), read_json(folder/'instances.json')
-    out.files |= {f: sha256(folder/f) for f in ('refs(unc).p', 'instances.json')}
+    out.files |= {f: sha256_of(folder/f) for f in ('refs(unc).p', 'instances.json')}
     with layout('refs(unc).p or instances.json'):
         if out.split not in (have := {r['split'] for r in refs}) | {'all'}: raise GeoAlignError(f'{out.name} holds no sentence of split {out.split}, only of {", ".join(sorted(have))}.')
         items = list(refer_items(out, refs, data))
@@ -107,7 +107,7 @@ def refer_rows(
 # %% ../../nbs/50b_box_sets.ipynb #761bf50d
 def all_objects(out: BenchSet, folder, refs: list):
     "Every object of the VOC files of RRSIS-D, not only the one in its list of sentences"
-    split_of, out.files[Path(folder).name] = {Path(r['file_name']).stem: r['split'] for r in refs}, sha256(folder)
+    split_of, out.files[Path(folder).name] = {Path(r['file_name']).stem: r['split'] for r in refs}, sha256_of(folder)
     for f in sorted(Path(folder).glob('*.xml')):
         try: tree = ET.parse(f).getroot()
         except ET.ParseError as e: raise GeoAlignError(f'{f.name} is not XML ({e}); download it again.') from None
@@ -141,7 +141,7 @@ def rsvg_rows(out: BenchSet, base):
     for split in ('train', 'test') if out.split == 'all' else (out.split,):
         f = base/f'Annotations/rsvg_hr_{split}.txt'
         if not f.is_file(): raise GeoAlignError(f'{f.name} was not found; RSVG-HR has the splits train and test.')
-        out.files[f.name] = sha256(f)
+        out.files[f.name] = sha256_of(f)
         for line in filter(str.strip, f.read_text(encoding='utf-8').splitlines()):
             if row := rsvg_line(line): yield row[0], '', row[1], None, row[2]
             else: out.skipped['line is unreadable'] += 1
@@ -182,7 +182,7 @@ NEAR_MISS_SETS['rrsis-hr'] = DataSet('rrsis-hr', 'fine_grained', rrsis_hr, ('tra
 def choice_items(out: BenchSet, base, task: str) -> list:
     "Records of one task; raises `GeoAlignError` for a repeated id"
     f = next(iter(sorted(base.glob(f'*/*/{task}/{task}.json'))))
-    items, out.files[f.name] = read_json(f), sha256(f)
+    items, out.files[f.name] = read_json(f), sha256_of(f)
     out.notes.append(f'Task {task} of CHOICE.')
     with layout(f):
         if again := [i for i, k in Counter(i['id'] for i in items).items() if k > 1]: raise GeoAlignError(f'{f.name} uses the id {again[0]} twice; take the official file.')

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from .packings import (RSICD_CLASSES, SIRI_CLASSES, check_coco, file_hash, find_picture, hub_rows, named_apart, names_file, own_classes, pair_rows, parquet_rows,
+from .packings import (RSICD_CLASSES, SIRI_CLASSES, check_coco, find_picture, hub_rows, named_apart, names_file, own_classes, pair_rows, parquet_rows,
                                             precomp_rows, siri_folders, siri_rows, split_files, ucm_class)
 from .region_classification import class_index, class_key
 from .scene_classification import UCM_CLASSES, folder_of_classes, ucm_scenes
-from ..core import GeoAlignError, Sample, asset, data_dir
+from ..core import GeoAlignError, Sample, asset, data_dir, sha256_of
 from ..data.sources import SPLIT_NAMES, caption_sample, check_pictures, coco_boxes, karpathy_captions, read_json
 
 # %% ../../nbs/50a_datasets.ipynb #1ba3db63
@@ -76,7 +76,8 @@ def set_root(data: DataSet, root=None) -> Path:
 def split_of(data: DataSet, split: str = None) -> str:
     "The split under its plain name ('valid' is 'val'); raises `GeoAlignError` for one that the set does not have"
     want = SPLIT_NAMES.get(split or data.split, split or data.split)
-    if want not in (*data.splits, 'all'): raise GeoAlignError(f"Data set {data.name} has no split '{split}'; choose {', '.join(data.splits)}{' or ' * bool(data.splits)}all.")
+    names = ', '.join(s for s in data.splits if s != 'all')
+    if want not in (*data.splits, 'all'): raise GeoAlignError(f"Data set {data.name} has no split '{split}'; choose {names}{' or ' * bool(names)}all.")
     return data.splits[0] if want == 'all' and len(data.splits) == 1 else want
 
 # %% ../../nbs/50a_datasets.ipynb #afb7d7b6
@@ -103,7 +104,7 @@ def bench_set(
     if not kept: raise GeoAlignError(f"Split '{split}' of {data.name} holds no item; give another split or a complete copy of the set.")
     if 'classes' in more: class_index(more['classes'])
     check_pictures([s for s in kept if not isinstance(s.image, Image.Image)])
-    hashes = {Path(f).name: file_hash(f) for f in files} or {'names of the pictures': names_hash(kept)}
+    hashes = {Path(f).name: sha256_of(f) for f in files} or {'names of the pictures': names_hash(kept)}
     return BenchSet(data.name, split, kept, skipped=skipped, files=hashes, notes=notes, **more)
 
 # %% ../../nbs/50a_datasets.ipynb #bf938cd0

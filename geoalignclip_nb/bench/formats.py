@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['rle_runs', 'rle_mask', 'mask_box', 'plain_pickle', 'four_numbers', 'box_style', 'spoken', 'rsvg_line', 'options_of',
-           'begin', 'layout', 'sha256', 'kept_box', 'picture_sizes', 'fill']
+           'begin', 'layout', 'kept_box', 'picture_sizes', 'fill']
 
 # %% ../../nbs/50ab_formats.ipynb #8ef8879e
-import contextlib, hashlib, io, itertools, pickle, re
+import contextlib, io, itertools, pickle, re
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from .datasets import BenchSet, DataSet, missing, set_root
+from .datasets import BenchSet, DataSet, missing, set_root, split_of
 from ..core import GeoAlignError, Region, Sample
 from ..data.sources import picture_path
 
@@ -115,8 +115,7 @@ def begin(
     *files,  # what must lie under the root; a pattern such as '*/*/task.json' may be given
 ) -> tuple:  # (`BenchSet` without samples, the folder)
     "Find a set and check its split; raises `GeoAlignError` with where to get what is missing"
-    root = set_root(data, root)
-    if split not in (*data.splits, 'all'): raise GeoAlignError(f'{data.name} has no split {split}; choose {", ".join(dict.fromkeys((*data.splits, "all")))}.')
+    root, split = set_root(data, root), split_of(data, split)
     deeper = sorted(d for d in root.iterdir() if d.is_dir()) if root.is_dir() else []
     base = next((b for b in (root, *deeper) if all(any(b.glob(f)) for f in files)), None)
     if base is None: raise missing(data, root)
@@ -129,12 +128,6 @@ def layout(path):
     try: yield
     except (KeyError, IndexError, TypeError, AttributeError) as e:
         raise GeoAlignError(f'{Path(path).name} is not laid out as its data set is ({type(e).__name__}: {e}); take the official file.') from None
-
-def sha256(path) -> str:
-    "Hash of a file, or of all files of a folder with their names"
-    path, h = Path(path), hashlib.sha256()
-    for f in sorted(filter(Path.is_file, path.iterdir())) if path.is_dir() else [path]: h.update((f.name.encode() if path.is_dir() else b'') + f.read_bytes())
-    return h.hexdigest()
 
 # %% ../../nbs/50ab_formats.ipynb #e2062562
 def kept_box(

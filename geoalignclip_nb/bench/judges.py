@@ -72,17 +72,16 @@ def judge_near_misses(embed: Embedder, items: BenchSet, view: str = 'roi', limit
     skipped = ({'no near misses': without} if without else {}) | dict(embed.skipped)
     return _split_off(out) | dict(skipped=skipped, view=view, notes=embed.told)
 
-# %% ../../nbs/59b_judges.ipynb #c28656d1
+# %% ../../nbs/59b_judges.ipynb #f60cfb1b
 class _Unreadable(Exception): pass
 
 def _choose(model, sample, options, box, question, number):
     "Ask once; the key of a question holds its options in their order, so that a kept answer is never read with others"
     try: load_image(sample.image)
     except GeoAlignError: raise _Unreadable from None
-    key = dict(key=f"{sample.id}#{number}#{stable_hash(chr(10).join(options)):08x}") if hasattr(model, 'counts') else {}
-    return model.choose(sample.image, options, box=box, question=question, **key)
+    return model.choose(sample.image, options, box=box, question=question, key=f'{sample.id}#{number}#{stable_hash(chr(10).join(options)):08x}')
 
-# %% ../../nbs/59b_judges.ipynb #ed9294cf
+# %% ../../nbs/59b_judges.ipynb #07c2ae8b
 def judge_by_choice(model, items: BenchSet, rows: list, options, question: str = '') -> dict:  # metrics, ci95, n, skipped
     "Acc@1 of a model that answers `choose`; `options(row)` -> texts, the right one first"
     hits, kept, lost, silent = [], [], 0, 0
@@ -94,7 +93,7 @@ def judge_by_choice(model, items: BenchSet, rows: list, options, question: str =
         except _Unreadable: lost += 1; continue
         silent += said is None; kept.append(r[0])
         hits.append(said is not None and order[said] == 0)
-    if silent == len(hits) and not isinstance(getattr(model, 'asked', None), dict): raise GeoAlignError(f'{model.name} gave no readable answer to {len(rows)} questions, so there is nothing to score; look at its answers.')
+    if silent == len(hits) and getattr(model, 'answers', True): raise GeoAlignError(f'{model.name} gave no readable answer to {len(rows)} questions, so there is nothing to score; look at its answers.')
     out = _split_off(accuracies(np.array(hits, dtype=float)[:, None], kept, ['acc1']) | dict(n=len(hits)))
     return out | dict(skipped={k: n for k, n in {'no readable answer (counted as wrong)': silent, 'unreadable picture': lost}.items() if n})
 
