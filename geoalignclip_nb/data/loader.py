@@ -50,18 +50,22 @@ def open_source(spec: str, seed: int = 0) -> list:
     return samples * int(repeat or 1)
 
 # %% ../../nbs/36_loader.ipynb #440358ea
+def _decode(read, image, side: int):  # uint8 (side, side, 3), or the sentence of what is wrong
+    try: return np.asarray(read(image).convert('RGB').resize((side, side), Image.BICUBIC, reducing_gap=2.0))
+    except (OSError, ValueError) as e: return str(e)
+
 class Pictures:
     "Decoded pictures of samples, `uint8` arrays (side, side, 3); `.samples` and `.skipped` say what is in and what was left out"
     def __init__(self, samples, side: int = 160, read=None, progress=None):
         read = read or (lambda image: image if isinstance(image, Image.Image) else Image.open(image))
-        self.side, self.samples, self.arrays, self.skipped = side, [], [], []
-        seen = {}
-        for s in (progress(samples) if progress else samples):
-            key = s.image if isinstance(s.image, Image.Image) is False else id(s.image)
-            if key not in seen:
-                try: seen[key] = np.asarray(read(s.image).convert('RGB').resize((side, side), Image.BICUBIC, reducing_gap=2.0))
-                except (OSError, ValueError) as e: seen[key] = None; self.skipped.append((s.id, str(e)))
-            if seen[key] is not None: self.samples.append(s); self.arrays.append(seen[key])
+        name = lambda s: id(s.image) if isinstance(s.image, Image.Image) else s.image  # a picture that several samples show is decoded once
+        once = {name(s): s for s in samples}
+        with ThreadPoolExecutor() as pool:
+            found = pool.map(lambda s: _decode(read, s.image, side), once.values())
+            found = dict(zip(once, progress(found, total=len(once)) if progress else found))
+        good = lambda s: not isinstance(found[name(s)], str)
+        self.side, self.samples = side, [s for s in samples if good(s)]
+        self.arrays, self.skipped = [found[name(s)] for s in self.samples], [(s.id, found[name(s)]) for s in once.values() if not good(s)]
 
     def __len__(self): return len(self.samples)
 
