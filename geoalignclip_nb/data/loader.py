@@ -24,11 +24,14 @@ from .stream import epoch_steps, split_epoch
 from ..core import GeoAlignError, Region, Sample, data_dir, stable_hash
 
 # %% ../../nbs/36_loader.ipynb #5120c5f7
+@lru_cache(1)  # the rows of an ablation begin with the same scenes
+def _scenes(n: int, seed: int) -> list:
+    from geoalignclip_nb.scenes import make_scenes
+    return make_scenes(n, seed=seed, size=256)
+
 def _samples(name: str, part: str, seed: int) -> list:
     "All samples of one part of a set"
-    if name == 'scenes':
-        from geoalignclip_nb.scenes import make_scenes
-        return make_scenes(int(part or 100), seed=seed, size=256)
+    if name == 'scenes': return _scenes(int(part or 100), seed)
     if name in ('rsicd', 'ucm'):
         from geoalignclip_nb.data import sources
         return getattr(sources, name)(data_dir('rsicd' if name == 'rsicd' else 'ucm_captions'), part or 'train')

@@ -66,7 +66,8 @@ def make_reporters(names, out: Path, settings: dict) -> list:
     if 'wandb' in names:
         import wandb
         run = wandb.init(project='geoalignclip', id=out.name, name=out.name, dir=str(out), config=settings, resume='allow')
-        reporters.append(lambda row: run.log(numbers_of(row)))
+        for part in ('stage1', 'stage2'): run.define_metric(f'{part}/*', step_metric=f'{part}/step')  # both stages count from 1
+        reporters.append(lambda row: run.log(numbers_of(row) | {f"stage{row['stage']}/step": row['step']}))
     return reporters
 
 # %% ../../nbs/42_two_stages.ipynb #043215ef
