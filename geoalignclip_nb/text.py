@@ -126,13 +126,14 @@ def encode_tokens(
 def length_groups(
     lengths: torch.Tensor,  # (N,) tokens of each text, N at least 1
     parts: int = 6,  # groups at most
+    price: int = 0,  # token places that a group must save to be worth a pass of its own
 ) -> list:  # index tensors, short texts first
-    "Texts by length, in groups whose padding is the least that `parts` groups allow"
+    "Texts by length, in groups whose padding, and `price` for each group, is the least that `parts` groups allow"
     values, counts = (v.tolist() for v in lengths.unique(return_counts=True))
     ends = [sum(counts[:j]) for j in range(len(values) + 1)]
     best = [(0, [])] + [(float('inf'), [])] * len(values)  # token places and cuts of the j shortest lengths
     for _ in range(parts):
-        best = best[:1] + [min(best[j], *((best[i][0] + values[j-1] * (ends[j] - ends[i]), best[i][1] + [ends[j]]) for i in range(j))) for j in range(1, len(best))]
+        best = best[:1] + [min(best[j], *((best[i][0] + price + values[j-1] * (ends[j] - ends[i]), best[i][1] + [ends[j]]) for i in range(j))) for j in range(1, len(best))]
     return list(lengths.argsort(stable=True).tensor_split(best[-1][1][:-1]))
 
 # %% ../nbs/10_text.ipynb #eddb8ab9

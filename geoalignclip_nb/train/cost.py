@@ -29,19 +29,20 @@ def distinct_lengths(batch: dict) -> torch.Tensor:
 FORMS, SLOTS, NEGATIVES = ('ours', 'fgclip', 'literal'), 4, 10
 
 def step_passes(
-    batch: dict,  # see `data.loader.collate`, with crops
+    batch: dict,  # see `data.loader.collate`; without boxes (Stage I) in the form 'ours'
     form: str = 'ours',  # one of `FORMS`
     patch: int = 16,  # pixels
 ) -> dict:  # term -> [(rows, tokens)]
     "What the towers read in one step; raises `GeoAlignError` for an unknown form"
     if form not in FORMS: raise GeoAlignError(f'Form {form!r} is unknown; use one of {", ".join(FORMS)}.')
-    b, k, m = (len(batch[n]) for n in ('images', 'boxes', 'negatives'))
+    if 'boxes' not in batch and form != 'ours': raise GeoAlignError(f'Form {form!r} describes Stage II; give a batch with boxes.')
+    b, k, m = (len(batch.get(n, ())) for n in ('images', 'crops', 'negatives'))
     tokens = lambda x: 1 + (x.shape[-1] // patch)**2
     lengths = distinct_lengths(batch)
     texts = dict(ours=[(len(g), int(lengths[g].max())) for g in length_groups(lengths)], fgclip=[(b * (1 + SLOTS) + m, 77), (b, 248)],
                  literal=[(b * (2 + SLOTS + SLOTS * NEGATIVES), 248)])[form]
-    return {'pictures': [(b, tokens(batch['images']))], 'dense map': [(b, tokens(batch['images']))],
-            'crops': [(b * SLOTS if form == 'literal' else k, tokens(batch['crops']))], 'texts': texts}
+    return {'pictures': [(b, tokens(batch['images']))], 'dense map': [(b, tokens(batch['images']))] if 'boxes' in batch else [],
+            'crops': [(b * SLOTS if form == 'literal' else k, tokens(batch['crops']))] if 'crops' in batch else [], 'texts': texts}
 
 # %% ../../nbs/43_step_cost.ipynb #274ddeac
 def padding_cost(batch: dict, form: str = 'ours') -> float:  # 0 to 1

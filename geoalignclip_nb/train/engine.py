@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['learning_rate', 'make_optimizer', 'clamp_scales', 'train_step', 'save_checkpoint', 'load_checkpoint',
-           'region_metrics', 'Log', 'open_sources', 'stage_objective', 'drop_patches', 'note_tokens', 'step_once',
-           'measure', 'stage_loader', 'run_stage']
+           'region_metrics', 'Log', 'open_sources', 'stage_objective', 'drop_patches', 'compile_blocks', 'note_tokens',
+           'step_once', 'measure', 'stage_loader', 'run_stage']
 
 # %% ../../nbs/40_engine.ipynb #d7fe0ed2
-import dataclasses, json, math, sys, time
+import contextlib, dataclasses, json, math, sys, time
 from pathlib import Path
 
 import open_clip
@@ -26,7 +26,8 @@ from ..data.loader import Loader, LoaderSettings, Pictures, open_source
 from ..losses.objective import Objective
 from ..model import GeoAlignCLIP
 from .presets import Preset, StageSettings
-from ..vision import load_image
+from ..text import text_tower
+from ..vision import _tower, load_image
 
 # %% ../../nbs/40_engine.ipynb #f51f3a2e
 def learning_rate(step: int, total: int, peak: float, warmup: int) -> float:
@@ -40,7 +41,7 @@ def make_optimizer(model, settings: StageSettings) -> torch.optim.AdamW:
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     groups = [dict(params=[p for n, p in named if p.ndim >= 2], weight_decay=settings.weight_decay),
               dict(params=[p for n, p in named if p.ndim < 2], weight_decay=0.)]
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(.9, .98), eps=1e-6)
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=(.9, .98), eps=1e-6, fused=model.device.type == 'cuda' or None)  # None: PyTorch chooses
 
 # %% ../../nbs/40_engine.ipynb #1c6397b3
 @torch.no_grad()
@@ -60,10 +61,10 @@ def train_step(
 ) -> dict:  # named loss parts and 'total', floats
     "One optimiser step; a loss that is not finite raises `GeoAlignError` and leaves the weights alone"
     for group in optimizer.param_groups: group['lr'] = lr
-    batch = {k: v.to(model.device) for k, v in batch.items()}
+    batch = {k: v.to(model.device, non_blocking=True) for k, v in batch.items()}
     with fast_math(model.device.type, 'fp32'):  # the way back needs the attention kernel of the way there where blocks are computed again
         with fast_math(model.device.type, precision): parts = objective(**model(batch))
-        values = {k: float(v.detach()) for k, v in parts.items()}
+        values = dict(zip(parts, torch.stack(list(parts.values())).tolist()))  # one wait for the device
         if not all(math.isfinite(v) for v in values.values()):
             raise GeoAlignError(f'The loss is not finite ({values}); the last checkpoint is kept: lower the learning rate and start again.')
         optimizer.zero_grad(set_to_none=True)
@@ -140,6 +141,18 @@ def drop_patches(model, share: float):
     "Leave out a random share of the patches in training mode (fewer tokens, faster steps); 0 switches it off"
     model.clip.visual.patch_dropout = open_clip.transformer.PatchDropout(share) if share else torch.nn.Identity()
 
+# %% ../../nbs/40_engine.ipynb #6e5ca5d1
+def compile_blocks(
+    model: GeoAlignCLIP,
+    ragged: bool = False,  # crops come in another number in every step (Stage II)
+) -> GeoAlignCLIP:  # the same model
+    "Compile the residual blocks of both towers in place"
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # both towers count as one function
+    for block in text_tower(model.clip).transformer.resblocks: block.compile(dynamic=True)
+    tower = _tower(model.clip.visual)
+    for block in tower.blocks if tower else (): block.compile(dynamic=ragged)
+    return model
+
 # %% ../../nbs/40_engine.ipynb #bac202ea
 def note_tokens(seen: torch.Tensor, batch: dict):
     "Mark the tokens of a batch in `seen` (vocabulary,)"
@@ -159,7 +172,7 @@ def step_once(model, batch, objective, optimizer, settings, preset, seen, log, s
 def measure(model, validation, settings, preset, log, stage, done, quiet) -> bool:
     "Recalls, and region accuracies where there are regions, of each validation source into the log; True where the mean over the sources is the best of this stage so far"
     for spec, pictures in zip(settings.validation, validation):
-        with fast_math(model.device.type, preset.precision): metrics = evaluate_retrieval(model, pictures, settings.size) | region_metrics(model, pictures, settings.size)
+        with fast_math(model.device.type, preset.precision), torch.compiler.set_stance('force_eager') if preset.compile else contextlib.nullcontext(): metrics = evaluate_retrieval(model, pictures, settings.size) | region_metrics(model, pictures, settings.size)
         log.add(stage=stage, step=done, validation=spec, size=settings.size, **{k: round(v, 3) for k, v in metrics.items()})
         if not quiet: print(f"{spec}: mean recall {metrics['mean_recall']:.2f} (n={metrics['n']})", file=sys.stderr)
     means = {}
@@ -184,6 +197,7 @@ def run_stage(model, stage: int, settings: StageSettings, preset: Preset, out: P
     if resumed: optimizer.load_state_dict(state['optimizer'])
     done, seen = (state['step'] if resumed else 0), state['seen'] if state else torch.zeros(49408, dtype=torch.bool)
     drop_patches(model, settings.patch_dropout)
+    if preset.compile: compile_blocks(model, ragged=stage == 2)
     loader, validation = stage_loader(model, stage, settings, preset, quiet), open_sources(settings.validation, settings.side, preset.seed + 1, quiet)
     total = settings.epochs * len(loader)
     for epoch in range(done // len(loader), settings.epochs):

@@ -82,7 +82,7 @@ def same_run(old: dict, new: dict, stage: int) -> bool:
     "Whether two presets agree in everything that a checkpoint of `stage` depends on"
     start = dataclasses.asdict(Preset())  # a checkpoint from before a setting existed counts as its default
     fill = lambda p: start | p | {s: dataclasses.asdict(StageSettings()) | p[s] for s in ('stage1', 'stage2') if p.get(s)}
-    ahead = {'ground_size', 'workers'} | ({'stage2'} if stage == 1 else set())
+    ahead = {'ground_size', 'workers', 'compile'} | ({'stage2'} if stage == 1 else set())
     old, new = fill(old), fill(new)
     return all(old.get(k) == new.get(k) for k in (old.keys() | new.keys()) - ahead)
 

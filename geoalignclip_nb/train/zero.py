@@ -187,7 +187,7 @@ def zero_step(
     lr: float,
 ) -> dict:  # named loss parts and 'total', floats, the same on every process
     "One optimiser step on all processes; a loss that is not finite on any of them raises `GeoAlignError` on all and leaves the weights alone"
-    batches = [{k: v.to(engine.device) for k, v in b.items()} for b in (batch if isinstance(batch, (list, tuple)) else [batch])]
+    batches = [{k: v.to(engine.device, non_blocking=True) for k, v in b.items()} for b in (batch if isinstance(batch, (list, tuple)) else [batch])]
     if len(batches) != engine.gradient_accumulation_steps():
         raise GeoAlignError(f'{len(batches)} batches were given, but a step takes {engine.gradient_accumulation_steps()}; give a list of that many.')
     for group in engine.optimizer.param_groups: group['lr'] = lr

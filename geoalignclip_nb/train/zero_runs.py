@@ -19,7 +19,7 @@ from ..core import default_device, GeoAlignError, set_seed, write_beside
 from ..data.stream import ShardPictures
 from ..losses.contrastive import ranks
 from ..model import GeoAlignCLIP
-from .engine import drop_patches, learning_rate, Log, measure, note_tokens, open_sources, stage_loader, stage_objective
+from .engine import compile_blocks, drop_patches, learning_rate, Log, measure, note_tokens, open_sources, stage_loader, stage_objective
 from .presets import load_preset, Preset, StageSettings
 from .recipe import check_reports, finish, make_reporters, other_run, refuse_other, start_model, write_csv
 from .zero import deepspeed_module, init_zero, join_ranks, zero_config, zero_step
@@ -266,6 +266,7 @@ def train_zero(
     for number, part in ((1, preset.stage1), (2, preset.stage2)):
         if part is None or number < reached[0]: continue
         drop_patches(model, part.patch_dropout)
+        if preset.compile: compile_blocks(model, ragged=number == 2)
         engine = init_zero(model.train(), part, zero, preset.precision, accumulation, checkpointing, fused)
         seen = _run_stage(engine, number, part, preset, out, how, seen, listeners, quiet)
         engine.destroy()

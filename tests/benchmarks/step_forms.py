@@ -13,7 +13,7 @@ have. `Baseline.step` therefore goes through it in parts and computes nothing tw
 vector, so each part goes forward and back at once, with exactly the gradients that the whole would send.
 """
 import random
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -31,10 +31,13 @@ EMPTY = 49406, 49407  # start and end mark: the empty text
 ROOM = 12_000  # token places of one part of a baseline
 
 
+drawn = lru_cache(4)(make_scenes)  # the same pictures at another size need not be drawn again
+
+
 def records(n: int, seed: int, size: int, crop_size: int, model) -> dict:
     "A batch of `n` drawn pictures like RSFG's records: 2-4 regions, each with its phrase or its description and ten near misses"
     rng, items = random.Random(seed), []
-    made = [s for s in make_scenes(max(16, 3 * n), seed=seed, size=256) if len(s.regions) > 1]
+    made = [s for s in drawn(max(16, 3 * n), seed=seed, size=256) if len(s.regions) > 1]
     scenes, words = made[:n], [r for s in made[:max(n, 8)] for r in s.regions]  # a small batch borrows words from its neighbours
     if len(scenes) < n: raise SystemExit(f'Only {len(scenes)} of {n} scenes hold two regions; choose another seed.')
     phrases, sentences = sorted({r.phrase for r in words}), sorted({r.text for r in words})
