@@ -306,12 +306,22 @@ class Loader:
         return collate([self.item(epoch, j) for j in self.order(epoch)[step]], self.tokenizer, self.settings, self.mean, self.std)
 
 # %% ../../nbs/36_loader.ipynb #77b5801e
+class _Steps:
+    "The batches of an epoch by number, as torch's DataLoader wants them"
+    def __init__(self, loader, epoch): self.loader, self.number = loader, epoch
+    def __getitem__(self, step): return self.loader.batch(self.number, step)
+
 @patch
 def epoch(self: Loader, epoch: int, start: int = 0):
-    "Batches from step `start` on, the next `workers` of them prepared in threads"
+    "Batches from step `start` on, the next ones prepared by `workers`: processes where the pictures are decoded already, threads where shards are read and faults counted"
+    steps = range(start, len(self))
+    if self.workers > 1 and all(isinstance(p, Pictures) for p in self.pictures):
+        batches = torch.utils.data.DataLoader(_Steps(self, epoch), None, sampler=steps, num_workers=self.workers, pin_memory=torch.cuda.is_available(), multiprocessing_context='fork')
+        yield from zip(steps, batches)
+        return
     with ThreadPoolExecutor(self.workers) as pool:
-        jobs = deque(pool.submit(self.batch, epoch, s) for s in range(start, min(start + self.workers, len(self))))
-        for step in range(start, len(self)):
+        jobs = deque(pool.submit(self.batch, epoch, s) for s in steps[:self.workers])
+        for step in steps:
             batch = jobs.popleft().result()
             if step + self.workers < len(self): jobs.append(pool.submit(self.batch, epoch, step + self.workers))
             yield step, batch
