@@ -201,3 +201,23 @@ def test_tensorboard_gets_every_number_of_the_log(tmp_path):
     rows = [r for r in engine.Log(tmp_path/'log.jsonl').read() if r['stage'] == 2 and 'total' in r]
     assert [round(e.value, 4) for e in events.Scalars('stage2/total')] == [round(r['total'], 4) for r in rows]
     assert any(k.endswith('mean_recall') for k in events.Tags()['scalars'])
+
+
+def test_wandb_gets_every_number_of_the_log(tmp_path, monkeypatch):
+    "The real package, without a network: what it wrote down is read back from its own file"
+    datastore = pytest.importorskip('wandb.sdk.internal.datastore')
+    from wandb.proto import wandb_internal_pb2
+    for key, value in dict(WANDB_MODE='offline', WANDB_SILENT='true', WANDB_ERROR_REPORTING='false', WANDB_DIR=str(tmp_path)).items(): monkeypatch.setenv(key, value)
+    rows = [dict(stage=1, step=1, total=2.5), dict(stage=1, step=2, validation='ucm:val', mean_recall=30.), dict(stage=2, step=1, total=1.5)]
+    tell, = recipe.make_reporters(['wandb'], tmp_path, {'seed': 0})
+    for r in rows: tell(r)
+    import wandb
+    wandb.finish()
+    store, found = datastore.DataStore(), {}
+    store.open_for_scan(str(next(tmp_path.glob('wandb/offline-run-*/*.wandb'))))
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record(); record.ParseFromString(data)
+        for item in record.history.item: found.setdefault('/'.join(item.nested_key) or item.key, []).append(float(item.value_json))
+    wanted = {k: [v] for r in rows for k, v in recipe.numbers_of(r).items()}
+    assert {k: v for k, v in found.items() if k in wanted} == wanted
+    assert found['stage1/step'] == [1, 2] and found['stage2/step'] == [1]

@@ -122,7 +122,7 @@ class Log:
 # %% ../../nbs/40_engine.ipynb #18093b83
 def open_sources(specs, side, seed, quiet, max_bad=.05) -> list:
     "A `Pictures` per source, decoded once, or a `ShardPictures` for `rsteller:` and `rsfg:`, decoded when asked for; unreadable pictures are counted and the first is named"
-    bar = None if quiet else lambda x: tqdm(x, 'decoding', mininterval=5)
+    bar = None if quiet else lambda x, total: tqdm(x, 'decoding', total, mininterval=5)
     sharded = lambda s: s.partition(':')[0] in PARSERS
     opened = [ShardPictures(open_shards(s, seed), side, max_bad, read=load_image) if sharded(s) else Pictures(open_source(s, seed), side, load_image, bar) for s in specs]
     for p in opened:
@@ -135,7 +135,7 @@ def stage_objective(settings: StageSettings, stage: int, gather: bool = False) -
     for name in settings.losses:
         if name not in switches: raise GeoAlignError(f"Loss '{name}' is unknown; choose {', '.join(switches)}.")
         switches[name] = True
-    return Objective(stage=stage, weights=settings.weights, duplicates=settings.duplicates, gather=gather, **switches)
+    return Objective(stage=stage, weights=settings.weights, duplicates=settings.duplicates, gather=gather, shared_scale=settings.shared_scale, divide=settings.divide, stop_gradient=settings.stop_gradient, **switches)
 
 def drop_patches(model, share: float):
     "Leave out a random share of the patches in training mode (fewer tokens, faster steps); 0 switches it off"
@@ -185,9 +185,10 @@ def measure(model, validation, settings, preset, log, stage, done, quiet) -> boo
 def stage_loader(model, stage: int, settings: StageSettings, preset: Preset, quiet: bool, rank: int = 0, world: int = 1) -> Loader:
     "The batches of a stage; regions belong to Stage II; so do detailed captions, near misses and crops where a loss asks for them"
     on = settings.losses
-    items = LoaderSettings(settings.size, settings.crop_size if 'vic' in on else 0, settings.augment, settings.min_area, region_text=settings.region_text, max_regions=settings.max_regions,
+    items = LoaderSettings(settings.size, settings.crop_size if 'vic' in on else 0, settings.augment, settings.min_area, settings.light, region_text=settings.region_text, max_regions=settings.max_regions,
                            max_negatives=settings.max_negatives, negatives='hna' in on, background=settings.background, zoom=settings.zoom, detailed=stage == 2 and 'htc' in on, regions=stage == 2)
-    return Loader(open_sources(settings.sources, settings.side, preset.seed, quiet, settings.max_bad), model.tokenizer, items, settings.batch_size, model.preprocess.mean, model.preprocess.std, preset.seed, rank, world)
+    workers = preset.workers or (1 if model.device.type == 'cpu' else 12)
+    return Loader(open_sources(settings.sources, settings.side, preset.seed, quiet, settings.max_bad), model.tokenizer, items, settings.batch_size, model.preprocess.mean, model.preprocess.std, preset.seed, rank, world, workers)
 
 # %% ../../nbs/40_engine.ipynb #7515ad25
 def run_stage(model, stage: int, settings: StageSettings, preset: Preset, out: Path, state: dict = None, quiet: bool = False, listeners=()) -> torch.Tensor:

@@ -34,6 +34,7 @@ class StageSettings:
     side: int = 160  # pixels at which pictures are kept in memory, before a window is cut
     augment: bool = True  # random windows and turns; False: every picture whole and upright
     min_area: float = 0.5  # smallest window of a random view
+    light: float = 0.  # largest change of brightness, contrast and colour strength
     zoom: float = 0.  # chance that a picture with regions is shown as a narrow window around one of them
     crop_size: int = 0  # pixels of region crops (VIC); 0: no crops
     region_text: str = 'random'  # T_r of Eq. 2: 'phrase', 'description' or 'random' (either, drawn each time)
@@ -41,6 +42,9 @@ class StageSettings:
     max_negatives: int = 10  # per region
     background: float = 0.  # boxes of plain background per picture with regions
     duplicates: str = 'mask'  # identical texts of a batch: 'mask', 'multi_positive' or 'none', see the page of the contrastive losses
+    shared_scale: bool = False  # one temperature for all terms, the paper's literal tau
+    divide: str = 'with_negatives'  # what HNA's mean divides by: the regions 'with_negatives', or 'all'
+    stop_gradient: str = 'none'  # which side of VIC gets no gradient, see the page of the consistency losses
     losses: list = field(default_factory=lambda: ['rpa', 'hna', 'vic', 'htc'])  # terms of Stage II that are on: the switches of Table 6; without htc the global term is on
     weights: dict = field(default_factory=lambda: dict(global_=1., rpa=.1, hna=.5, vic=.5, htc=1.))  # lambda 1-5 of Eq. 5
     evaluate_epochs: int = 3  # measure every so many epochs and after the last
@@ -56,6 +60,7 @@ class Preset:
     compile: bool = False  # the blocks of both towers by torch.compile: a minute at the start, faster steps on a GPU
     checkpoint_steps: int = 50
     report: list = field(default_factory=list)  # beside log.jsonl and log.csv: 'tensorboard', 'wandb'
+    workers: int = 0  # threads that prepare batches; 0: one beside a CPU, a dozen beside a GPU; changes nothing in the result
     ground_size: int = 0  # pixels of the frame in which the finished model grounds phrases; 0: the size of its last stage
     stage1: StageSettings = None
     stage2: StageSettings = None

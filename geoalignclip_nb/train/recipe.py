@@ -66,7 +66,8 @@ def make_reporters(names, out: Path, settings: dict) -> list:
     if 'wandb' in names:
         import wandb
         run = wandb.init(project='geoalignclip', id=out.name, name=out.name, dir=str(out), config=settings, resume='allow')
-        reporters.append(lambda row: run.log(numbers_of(row)))
+        for part in ('stage1', 'stage2'): run.define_metric(f'{part}/*', step_metric=f'{part}/step')  # both stages count from 1
+        reporters.append(lambda row: run.log(numbers_of(row) | {f"stage{row['stage']}/step": row['step']}))
     return reporters
 
 # %% ../../nbs/42_two_stages.ipynb #043215ef
@@ -81,7 +82,7 @@ def same_run(old: dict, new: dict, stage: int) -> bool:
     "Whether two presets agree in everything that a checkpoint of `stage` depends on"
     start = dataclasses.asdict(Preset())  # a checkpoint from before a setting existed counts as its default
     fill = lambda p: start | p | {s: dataclasses.asdict(StageSettings()) | p[s] for s in ('stage1', 'stage2') if p.get(s)}
-    ahead = {'ground_size', 'compile'} | ({'stage2'} if stage == 1 else set())
+    ahead = {'ground_size', 'workers', 'compile'} | ({'stage2'} if stage == 1 else set())
     old, new = fill(old), fill(new)
     return all(old.get(k) == new.get(k) for k in (old.keys() | new.keys()) - ahead)
 
@@ -89,7 +90,6 @@ def refuse_other(out, old: dict, preset: Preset, stage: int):
     "Raise `GeoAlignError` where the folder `out` holds a run with other settings"
     if same_run(old, dataclasses.asdict(preset), stage): return
     raise GeoAlignError(f'{out} holds a run with other settings; choose another folder or delete it.')
-
 
 # %% ../../nbs/42_two_stages.ipynb #c96a8ce4
 def finish(model, preset: Preset, out: Path, seen: torch.Tensor) -> Path:

@@ -44,7 +44,7 @@ from geoalignclip_nb.train.zero import deepspeed_module, init_zero, zero_step
 from step_forms import records
 
 FORMS = 'plain', 'compiled', 'zero', 'zero-compiled'
-ORDER = {1: FORMS, 2: ('compiled', 'zero', 'plain', 'zero-compiled')}
+ORDER = {1: FORMS, 2: ('plain', 'zero', 'compiled', 'zero-compiled')}  # what needs no compilation comes first
 GOAL = .5
 LR = 1e-5  # small: random weights and few pictures
 
