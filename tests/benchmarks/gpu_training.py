@@ -14,7 +14,7 @@ The clock is the wall's, the device is waited for before and after each step; `s
 
 `share` is the products of the model, forward and backward, by `train.cost.step_flops` (without what checkpointing computes again and without most padding),
 per second, over the rate of one 8192 x 8192 x 8192 product in bf16 on random data on the same device. Goal for Stage I: 50 %. Every measurement stands for
-itself: where one fails, its error is kept, and the next begins. The result is written before and after each, where page 44_gpu reads it.
+itself: where one fails, its error is kept, and the next begins. The result is written before and after each, where page 43_step_cost reads it.
 
 FusedAdam is compiled by DeepSpeed when it is first used, with nvcc of the CUDA release that PyTorch was built with (13.0 needs 13.0: the check asks for both
 numbers; DS_SKIP_CUDA_CHECK=1 turns it off) and ninja. Set CUDA_HOME to the folder above bin/nvcc; TORCH_CUDA_ARCH_LIST=9.0 names an H100 where the build
@@ -26,9 +26,11 @@ import gc
 import json
 import os
 import platform
+import re
 import statistics
 import sys
 import time
+import traceback
 from functools import partial
 from pathlib import Path
 
@@ -123,7 +125,9 @@ def measure(arch, size, stage, form, made, a, device, texts=True) -> dict:
 def attempt(work) -> dict:
     "What `work` gives, or why it failed"
     try: return work()
-    except Exception as e: return dict(error=f'{type(e).__name__}: {e}'[:1500])
+    except Exception as e:
+        traceback.print_exc()  # all of it; the result keeps the first line, without anybody's folders
+        return dict(error=re.sub(r'(?<![\w.])/\S+', '(a file)', f'{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ""}')[:300])
 
 
 def build(say):
@@ -157,7 +161,7 @@ def arguments():
 def about(a) -> dict:
     deepspeed = attempt(lambda: deepspeed_module().__version__)
     cuda = a.device == 'cuda'
-    return dict(task='gpu_training', command='python tests/benchmarks/gpu_training.py ' + ' '.join(w for w in sys.argv[1:] if not w.startswith('/')), weights='random',
+    return dict(task='gpu_training', command='python tests/benchmarks/gpu_training.py ' + re.sub(r' ?--out[ =]\S+', '', ' '.join(sys.argv[1:])), weights='random',
                 precision='bf16 autocast', n=a.steps, batch=a.batch, batches=a.batches, warm=a.warm, goals={'share, stage I': f'at least {GOAL:g}'}, device=a.device,
                 machine=torch.cuda.get_device_name() if cuda else platform.machine(), memory_gib=round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1) if cuda else None,
                 versions=dict(torch=torch.__version__, cuda=torch.version.cuda, deepspeed=deepspeed, python=platform.python_version()), seed=a.seed, date=datetime.date.today().isoformat())
