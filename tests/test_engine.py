@@ -15,7 +15,7 @@ from geoalignclip_nb.data.loader import LoaderSettings, Loader, Pictures, open_s
 from geoalignclip_nb.losses.objective import Objective
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.train import engine, recipe
-from geoalignclip_nb.train.presets import load_preset
+from geoalignclip_nb.train.presets import StageSettings, load_preset
 
 
 @pytest.fixture(scope='module')
@@ -221,3 +221,20 @@ def test_wandb_gets_every_number_of_the_log(tmp_path, monkeypatch):
     wanted = {k: [v] for r in rows for k, v in recipe.numbers_of(r).items()}
     assert {k: v for k, v in found.items() if k in wanted} == wanted
     assert found['stage1/step'] == [1, 2] and found['stage2/step'] == [1]
+
+
+@pytest.mark.parametrize('saved', [False, True])
+def test_compiled_blocks_make_the_same_steps(saved, pictures, tmp_path):
+    found = {}
+    for way in ('plain', 'compiled'):
+        model = GeoAlignCLIP.create('geoalign-debug').train()
+        model.clip.set_grad_checkpointing(saved)
+        if way == 'compiled': engine.compile_blocks(model, ragged=True, backend='aot_eager')
+        loader = loader_for(model, pictures, batch=2)
+        optimizer = engine.make_optimizer(model, StageSettings())
+        parts = [engine.train_step(model, loader.batch(0, i), Objective(stage=2), optimizer, 1e-3, precision='fp32') for i in range(3)]  # other texts and crops each time
+        found[way] = parts, model
+    for a, b in zip(found['plain'][0], found['compiled'][0]): assert a == pytest.approx(b, abs=1e-5)
+    found['compiled'][1].save_pretrained(tmp_path)
+    again = GeoAlignCLIP.from_pretrained(tmp_path).state_dict()
+    for k, v in found['plain'][1].state_dict().items(): torch.testing.assert_close(again[k], v, rtol=0, atol=1e-5)

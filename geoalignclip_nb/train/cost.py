@@ -34,11 +34,10 @@ def step_passes(
     patch: int = 16,  # pixels
 ) -> dict:  # term -> [(rows, tokens)]
     "What the towers read in one step; raises `GeoAlignError` for an unknown form"
-    if form not in FORMS: raise GeoAlignError(f'Form {form!r} is unknown; use one of {", ".join(FORMS)}.')
-    if 'boxes' not in batch and form != 'ours': raise GeoAlignError(f'Form {form!r} describes Stage II; give a batch with boxes.')
+    known = FORMS if 'boxes' in batch else FORMS[:1]  # Stage I has one form
+    if form not in known: raise GeoAlignError(f'Form {form!r} is unknown for this batch; use one of {", ".join(known)}.')
     b, k, m = (len(batch.get(n, ())) for n in ('images', 'crops', 'negatives'))
-    tokens = lambda x: 1 + (x.shape[-1] // patch)**2
-    lengths = distinct_lengths(batch)
+    tokens, lengths = lambda x: 1 + (x.shape[-1] // patch)**2, distinct_lengths(batch)
     texts = dict(ours=[(len(g), int(lengths[g].max())) for g in length_groups(lengths)], fgclip=[(b * (1 + SLOTS) + m, 77), (b, 248)],
                  literal=[(b * (2 + SLOTS + SLOTS * NEGATIVES), 248)])[form]
     return {'pictures': [(b, tokens(batch['images']))], 'dense map': [(b, tokens(batch['images']))] if 'boxes' in batch else [],

@@ -145,12 +145,14 @@ def drop_patches(model, share: float):
 def compile_blocks(
     model: GeoAlignCLIP,
     ragged: bool = False,  # crops come in another number in every step (Stage II)
+    texts: bool = True,  # False: the image tower alone
+    **options,  # for `torch.compile`, such as backend='aot_eager'
 ) -> GeoAlignCLIP:  # the same model
     "Compile the residual blocks of both towers in place"
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # both towers count as one function
-    for block in text_tower(model.clip).transformer.resblocks: block.compile(dynamic=True)
+    for block in text_tower(model.clip).transformer.resblocks if texts else (): block.compile(dynamic=True, **options)
     tower = _tower(model.clip.visual)
-    for block in tower.blocks if tower else (): block.compile(dynamic=ragged)
+    for block in tower.blocks if tower else (): block.compile(dynamic=ragged, **options)
     return model
 
 # %% ../../nbs/40_engine.ipynb #bac202ea
