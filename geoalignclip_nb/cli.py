@@ -179,9 +179,11 @@ def _matrix_flags(p):
 def _tables(args):
     "`geoalign tables`: a folder of result files beside the paper's tables"
     from geoalignclip_nb.bench.comparison import tables_text, write_tables
+    from geoalignclip_nb.bench.tables import read_results
     from geoalignclip_nb.core import GeoAlignError
     rows = dict(r.partition('=')[::2] for r in args.row)
     if bad := [r for r in args.row if not all(r.partition('='))]: raise GeoAlignError(f'--row {bad[0]!r} is not MODEL=ROW; write for example --row "my-model=Ours ViT-L/14".')
+    for name, why in read_results(args.folder).faulty.items(): warnings.warn(f'{name} is left out: {why}; run it again or remove the file.')
     if args.out: print('\n'.join(map(str, write_tables(args.folder, args.out, rows))))
     else: print(tables_text(args.folder, args.format, rows))
 
