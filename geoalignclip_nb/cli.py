@@ -17,15 +17,17 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f'{self.prog}: {message}; see `{self.prog} --help`.\n')
 
 # %% ../nbs/70_cli.ipynb #b6ade7bf
-def _four_numbers(
+def _one_box(
     row: str,  # "x1,y1,x2,y2"
+    size: tuple,  # width and height of the picture, pixels
 ) -> list:
-    "One box; raises `GeoAlignError` for anything but four numbers"
-    from geoalignclip_nb.core import GeoAlignError
-    try:
-        x1, y1, x2, y2 = map(float, row.split(','))
-        return [x1, y1, x2, y2]
+    "One box; raises `GeoAlignError` for anything but four numbers of a box in the picture"
+    from geoalignclip_nb.core import GeoAlignError, box_fault
+    try: x1, y1, x2, y2 = map(float, row.split(','))
     except ValueError: raise GeoAlignError(f'--boxes {row.strip()!r} is not four numbers; give "x1,y1,x2,y2;…" in pixels.') from None
+    if fault := box_fault((x1, y1, x2, y2), size): raise GeoAlignError(f'--boxes {row.strip()!r} {fault} (pixels).')
+    if min(x1, y1) < 0 or x2 > size[0] or y2 > size[1]: warnings.warn(f'--boxes {row.strip()!r} hangs over the edge of the picture ({size[0]} × {size[1]} pixels) and is cut there.')
+    return [x1, y1, x2, y2]
 
 # %% ../nbs/70_cli.ipynb #0f68ce75
 def parse_boxes(
@@ -38,7 +40,7 @@ def parse_boxes(
     from geoalignclip_nb.core import GeoAlignError, clip_boxes, to_fractions
     rows = [r for r in text.split(';') if r.strip()]
     if not rows: raise GeoAlignError('--boxes is empty; give "x1,y1,x2,y2" in pixels, or leave it out.')
-    return to_fractions(clip_boxes([_four_numbers(r) for r in rows], width, height), width, height)
+    return to_fractions(clip_boxes([_one_box(r, (width, height)) for r in rows], width, height), width, height)
 
 # %% ../nbs/70_cli.ipynb #28a97c88
 BUNDLED = 'geoalign-tiny'  # weights travel with the package
@@ -51,12 +53,12 @@ def _models(args):
 # %% ../nbs/70_cli.ipynb #d1514d33
 def _check_target(path, suffix: str, flag: str, source: Path):
     "Refuse a target that could not be written, or that would overwrite the picture `source`"
-    from geoalignclip_nb.core import GeoAlignError
+    from geoalignclip_nb.core import GeoAlignError, check_writable
     if path is None: return
     path = Path(path)
     if path.suffix.lower() != suffix: raise GeoAlignError(f'{flag} {path} does not end in {suffix}; give a name that does.')
-    if path.is_dir(): raise GeoAlignError(f'{flag} {path} is a folder; give the name of a file in it.')
-    if not path.parent.is_dir(): raise GeoAlignError(f'{flag} {path}: folder {path.parent} does not exist; create it first.')
+    try: check_writable(path)
+    except GeoAlignError as e: raise GeoAlignError(f'{flag}: {e}') from None
     if path.exists() and source.exists() and path.samefile(source): raise GeoAlignError(f'{flag} {path} is the picture itself; choose another name.')
 
 # %% ../nbs/70_cli.ipynb #759e0dba

@@ -176,6 +176,26 @@ def test_mistakes_are_one_sentence(words, says, capsys, tmp_path, monkeypatch):
     assert says in said and '\n' not in said and not list(Path('.').rglob('*.json'))
 
 
+@pytest.mark.parametrize('out,says', [('nowhere/r.json', 'does not exist'), ('.', '.json'), ('set', '.json'), ('sub.json', 'is a folder'), ('a.txt/r.json', 'is a file')])
+def test_a_place_for_the_result_is_checked_before_the_set_is_read(out, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'a.txt').write_text('x'); (tmp_path/'sub.json').mkdir()
+    monkeypatch.setattr(runs, 'open_set', lambda *a, **k: pytest.fail('the set was read'))
+    assert main(['bench', 'retrieval', '--dataset', 'rsicd', '--out', out]) == 2
+    said = capsys.readouterr().err
+    assert says in said and '--out' in said and said.count('\n') == 1
+
+
+@pytest.mark.parametrize('out', ['a.txt', 'a.txt/results'])
+def test_a_place_for_a_matrix_is_checked_first(out, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'a.txt').write_text('x')
+    monkeypatch.setattr(runs, 'run_benchmark', lambda *a, **k: pytest.fail('a benchmark was run'))
+    assert main(['matrix', '--models', 'geoalign-tiny', '--benchmarks', 'retrieval:rsicd', '--out', out]) == 2
+    said = capsys.readouterr().err
+    assert 'is a file' in said and said.count('\n') == 1
+
+
 @pytest.mark.parametrize('task,name', [k for k in runs.SETS if k[1] not in ('folder', 'coco')])
 def test_every_set_says_where_to_get_it_without_a_root(task, name, tmp_path, monkeypatch):
     monkeypatch.setenv('GEOALIGN_DATA', str(tmp_path))

@@ -20,7 +20,7 @@ from ..architectures import activation
 from .embeddings import weights_hash
 from .judges import Settings, judge
 from .region_classification import template_set
-from ..core import GeoAlignError, stable_hash, write_beside
+from ..core import GeoAlignError, check_writable, stable_hash, write_beside
 from ..zoo import load as load_model
 
 # %% ../../nbs/59c_runs.ipynb #d5cb4aaf
@@ -122,7 +122,7 @@ def run_benchmark(
 ) -> dict:  # the result
     "Read, judge, write; raises `GeoAlignError` for anything that is missing or does not fit"
     out, task = out and Path(out), task.replace('-', '_')
-    if out and not out.parent.is_dir(): raise GeoAlignError(f'Folder {out.parent} of --out does not exist; create it first.')
+    if out: check_writable(out)
     settings = settings or Settings()
     if out: kept_result(out, task, dataset, settings)
     items = open_set(task, dataset, root, split, **settings.options)
@@ -160,6 +160,7 @@ def run_matrix(
 ) -> dict:  # done, kept: file names; failed: {file name: sentence}
     "Every model on every benchmark, going on where it stopped"
     out, settings, report = Path(out), settings or Settings(), dict(done=[], kept=[], failed={})
+    check_writable(out, folder=True)
     out.mkdir(parents=True, exist_ok=True)
     cells = [(find_set(t, d), s or find_set(t, d).split) for t, d, s in benchmarks]
     for m in models:
