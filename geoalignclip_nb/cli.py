@@ -61,6 +61,20 @@ def _check_target(path, suffix: str, flag: str, source: Path):
     except GeoAlignError as e: raise GeoAlignError(f'{flag}: {e}') from None
     if path.exists() and source.exists() and path.samefile(source): raise GeoAlignError(f'{flag} {path} is the picture itself; choose another name.')
 
+# %% ../nbs/70_cli.ipynb #dcf82965
+def _model_flags(p):
+    p.add_argument('--model', default=BUNDLED, metavar='NAME[=PLACE]', help=f'see `geoalign models`, a folder, or a file on this computer as ARCHITECTURE=FILE, such as ViT-B-16-quickgelu=weights.pt (default: {BUNDLED}, bundled)')
+    p.add_argument('--weights', metavar='PATH', help='the same as PLACE')
+    p.add_argument('--arch', help='architecture of a checkpoint file given as --model, such as ViT-B-16-quickgelu')
+    _unsafe_flag(p)
+
+def _unsafe_flag(p): p.add_argument('--unsafe', action='store_true', help='also read files that can run code when they are read (pickles); only if you trust whoever made them')
+
+def _load(args, **more):
+    "The model that the flags name"
+    from geoalignclip_nb.zoo import load
+    return load(args.model, args.weights, args.arch or '', unsafe=args.unsafe, **more)
+
 # %% ../nbs/70_cli.ipynb #759e0dba
 def _write_both(result, record: dict, out, json_path):
     "Write the picture and the record where they were asked for: both, or none"
@@ -81,8 +95,7 @@ def _ground(args):
     boxes = parse_boxes(args.boxes, *image.size)
     from geoalignclip_nb.ground import METHODS, ground
     if args.method not in METHODS: raise GeoAlignError(f'--method {args.method!r} is not known; choose from {", ".join(METHODS)}.')
-    from geoalignclip_nb.zoo import load
-    result = ground(load(args.model, arch=args.arch or ''), image, phrases, boxes=boxes, method=args.method, size=args.size)
+    result = ground(_load(args), image, phrases, boxes=boxes, method=args.method, size=args.size)
     record = result.to_dict()
     _write_both(result, record, args.out, args.json)
     for m in record['maps']: print(f'{m["phrase"]}: peak {m["maximum"]:.3f} at x={m["peak"][0]:g} y={m["peak"][1]:g}')
@@ -136,9 +149,10 @@ def _bench(args):
     _check_target(args.out, '.json', '--out', Path('-'))
     from geoalignclip_nb.bench.runs import run_benchmark
     from geoalignclip_nb.core import GeoAlignError
-    from geoalignclip_nb.zoo import LVLMS, load
-    if args.model not in LVLMS and (args.base_url or args.answers or args.questions): raise GeoAlignError(f"--base-url, --answers and --questions are for models that talk ({', '.join(LVLMS)}); {args.model} has vectors, leave them away.")
-    r = run_benchmark(args.task, args.dataset, lambda: load(args.model, args.weights, args.arch or '', **{k: getattr(args, k) for k in ('base_url', 'answers', 'questions') if getattr(args, k)}), args.root, args.split, args.out, _bench_settings(args))
+    from geoalignclip_nb.zoo import LVLMS, split_name
+    talk = {k: getattr(args, k) for k in ('base_url', 'answers', 'questions') if getattr(args, k)}
+    if talk and split_name(args.model)[0] not in LVLMS: raise GeoAlignError(f"--base-url, --answers and --questions are for models that talk ({', '.join(LVLMS)}); {args.model} has vectors, leave them away.")
+    r = run_benchmark(args.task, args.dataset, lambda: _load(args, **talk), args.root, args.split, args.out, _bench_settings(args))
     if args.questions: return print(f"{r['n']:,} questions are in {args.questions}; give their answers back with --answers")
     print(f"{r['model']} · {r['task']} · {r['dataset']} {r['split']} · n = {r['n']:,}" + (f" ({r['n_texts']:,} texts)" if 'n_texts' in r else ''))
     for k, v in r['metrics'].items(): print(f"  {k:12} {v:6.2f}  [{r['ci95'][k][0]:.2f}, {r['ci95'][k][1]:.2f}]")
@@ -149,9 +163,7 @@ def _bench_flags(p):
     p.add_argument('--dataset', metavar='NAME', required=True, help='such as rsicd, ucm, vhr10, siri-whu; folder or coco for your own')
     p.add_argument('--root', metavar='DIR', help='folder of the data set (default: under GEOALIGN_DATA)')
     p.add_argument('--split', help='as the data set names it, or all (default: the one that the paper used)')
-    p.add_argument('--model', default=BUNDLED, help=f'see `geoalign models` (default: {BUNDLED})')
-    p.add_argument('--weights', metavar='PATH', help='checkpoint of that model on this computer')
-    p.add_argument('--arch', help='architecture of a checkpoint file given as --model')
+    _model_flags(p)
     p.add_argument('--base-url', metavar='URL', help='server of a model that talks, such as http://localhost:8000/v1')
     p.add_argument('--answers', metavar='FILE', help='its answers: kept there, or read from there where no server is given')
     p.add_argument('--questions', metavar='FILE', help='write its questions there, to be answered elsewhere')
@@ -166,13 +178,14 @@ def _matrix(args):
     models = [m.strip() for m in args.models.split(';') if m.strip()]
     cells = [parse_benchmark(b) for b in args.benchmarks.split(';') if b.strip()]
     if not models or not cells: raise GeoAlignError('A matrix needs --models "a;b" and --benchmarks "retrieval:rsicd;…".')
-    r = run_matrix(models, cells, args.out, settings=_bench_settings(args))
+    r = run_matrix(models, cells, args.out, settings=_bench_settings(args), unsafe=args.unsafe)
     for file, why in r['failed'].items(): print(f'{file}: {why}')
     print(f"{len(r['done'])} computed, {len(r['kept'])} there already, {len(r['failed'])} failed, in {args.out}")
     if r['failed']: raise GeoAlignError(f"{len(r['failed'])} of {len(models) * len(cells)} cells failed; mend what is named above and give the same line again.")
 
 def _matrix_flags(p):
-    p.add_argument('--models', required=True, metavar='"A;B"', help='names, see `geoalign models`')
+    p.add_argument('--models', required=True, metavar='"A;B"', help='names, see `geoalign models`, or NAME=PLACE as for `geoalign bench`; a model that talks as vhm=http://localhost:8000/v1 or vhm=answers.jsonl')
+    _unsafe_flag(p)
     p.add_argument('--benchmarks', required=True, metavar='"TASK:SET[:SPLIT];…"', help='such as "retrieval:rsicd;scene_classification:siri-whu"; sets lie under GEOALIGN_DATA')
     p.add_argument('--out', metavar='DIR', required=True, help='folder of result files; what is there is not computed again')
     _settings_flags(p)
@@ -216,8 +229,7 @@ def _ground_flags(p):
     p.add_argument('image', metavar='IMAGE', help='a picture: JPEG, PNG, TIFF …')
     p.add_argument('--phrases', required=True, help='phrases separated by semicolons: "white plane;terminal"')
     p.add_argument('--boxes', help='boxes to score, in pixels of the picture: "x1,y1,x2,y2;…"')
-    p.add_argument('--model', default=BUNDLED, help=f'name, folder or file (default: {BUNDLED}, bundled)')
-    p.add_argument('--arch', help='architecture of a checkpoint file given as --model, such as ViT-B-16-quickgelu')
+    _model_flags(p)
     p.add_argument('--method', default='similarity', help='similarity (default), contrast, gradcam or legrad')
     p.add_argument('--size', type=int, metavar='PIXELS', help="side of the frame that the model sees; more pixels show smaller things (default: the model's own)")
     p.add_argument('--out', metavar='PNG', help='write the heatmaps to this file')

@@ -186,7 +186,7 @@ def freeze(
 def load(path) -> dict:  # as `make` returns it
     "Read frozen near misses; raises `GeoAlignError` for a file that was changed or is none"
     made, name = read_json(path), Path(path).name
-    if not isinstance(made, dict) or not {'items', 'generator', 'seed', 'n', 'sha256'} <= set(made): raise GeoAlignError(f'{name} holds no frozen near misses; write one with bench.near_misses.freeze.')
+    if not isinstance(made, dict) or not {'items', 'generator', 'seed', 'n', 'sha256'} <= set(made): raise GeoAlignError(f'{name} holds no frozen near misses; name a file that is not there yet, and they are made and frozen in it.')
     if fingerprint(made) != made['sha256']: raise GeoAlignError(f'{name} was changed after it was frozen: its sha256 does not match; restore it or freeze a new file under another name.')
     return made
 

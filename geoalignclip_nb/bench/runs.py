@@ -9,6 +9,7 @@ __all__ = ['TASKS', 'SETS', 'find_set', 'read_options', 'open_set', 'settings_of
 # %% ../../nbs/59c_runs.ipynb #3aa88bda
 import datetime, inspect, json, platform, sys, time
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import open_clip
@@ -16,7 +17,7 @@ import torch
 
 from .box_sets import BOX_SETS, NEAR_MISS_SETS
 from .datasets import CAPTION_SETS, OWN_SETS, SCENE_SETS, BenchSet, DataSet, compare_n
-from ..architectures import activation
+from ..architectures import activation, split_name
 from .embeddings import weights_hash
 from .judges import Settings, judge
 from .region_classification import template_set
@@ -69,7 +70,7 @@ def settings_of(settings: Settings) -> dict:
 def model_facts(model, settings: Settings) -> dict:
     "What a result says of its model; one that talks has neither weights nor frame, but prompts and a tally of its answers"
     if getattr(model, 'family', '') == 'lvlm':
-        return dict(model=model.name, checkpoint='', resolution=None, context_length=None, resize_mode='', talk=getattr(model, 'config', {}), answers=dict(getattr(model, 'counts', {})))
+        return dict(model=model.name, checkpoint=weights_hash(model), resolution=None, context_length=None, resize_mode='', talk=getattr(model, 'config', {}), answers=dict(getattr(model, 'counts', {})))
     tokens = getattr(model, 'context_length', 0) or model.config['clip']['text_cfg']['context_length']
     return dict(model=model.name, checkpoint=weights_hash(model), architecture=model.config.get('arch', ''), activation=activation(model.clip), text_head=getattr(model, 'text_head', None),
                 resolution=model.preprocess.size, context_length=tokens, resize_mode=settings.resize)
@@ -107,7 +108,7 @@ def kept_result(path, task: str, dataset: str, settings: Settings, checkpoint: s
 def result_name(task: str, dataset: str, split: str, model: str) -> str:
     "File name of a cell of the matrix"
     words = '--'.join(map(str, (task, dataset, split, model)))
-    plain = ''.join(c if c.isalnum() or c in '._-' else '_' for c in words)
+    plain = ''.join(c if c.isalnum() or c in '._-' else '_' for c in words.partition('=')[0])  # where a model lies is no part of a file's name
     return plain + ('' if plain == words else f'-{stable_hash(words):08x}') + '.json'  # runs/b and runs_b are two models
 
 def run_benchmark(
@@ -146,9 +147,15 @@ def parse_benchmark(text: str) -> tuple:  # (task, data set, split or None)
     return find_set(*parts[:2]).task, parts[1], parts[2] if len(parts) == 3 else None
 
 # %% ../../nbs/59c_runs.ipynb #1c17e399
-def _weights_of(name: str, loaded) -> str:
-    "Hash of a model's weights where its name alone does not say them"
-    return weights_hash(loaded or load_model(name)) if loaded or Path(name).exists() else ''
+def _loader(model, out: Path, unsafe: bool):
+    "A function that loads a model once; what a server answers is kept beside the results"
+    if not isinstance(model, str): return lambda: model
+    talk = dict(answers=out/'answers.jsonl') if str(split_name(model)[1] or '').startswith('http') else {}
+    return cache(lambda: load_model(model, unsafe=unsafe, **talk))
+
+def _may_change(model) -> bool:
+    "Whether other weights can lie under the same name: an object, a folder or a file"
+    return not isinstance(model, str) or Path(split_name(model)[1] or model).exists()
 
 def run_matrix(
     models: list,  # names for the zoo, or models
@@ -157,6 +164,7 @@ def run_matrix(
     roots: dict = None,  # data set -> folder; others under GEOALIGN_DATA
     settings: Settings = None,
     quiet: bool = False,
+    unsafe: bool = False,  # True: run what lies in a pickle, see `zoo.load`
 ) -> dict:  # done, kept: file names; failed: {file name: sentence}
     "Every model on every benchmark, going on where it stopped"
     out, settings, report = Path(out), settings or Settings(), dict(done=[], kept=[], failed={})
@@ -164,16 +172,12 @@ def run_matrix(
     out.mkdir(parents=True, exist_ok=True)
     cells = [(find_set(t, d), s or find_set(t, d).split) for t, d, s in benchmarks]
     for m in models:
-        name, loaded = m if isinstance(m, str) else m.name, None if isinstance(m, str) else m
+        name, once = m if isinstance(m, str) else m.name, _loader(m, out, unsafe)
         for k, (data, split) in enumerate(cells):
             file = result_name(data.task, data.name, split, name)
             if not quiet: print(f'{name}: {data.task} {data.name} {split} ({k + 1} of {len(cells)})', file=sys.stderr)
             try:
-                if kept_result(out/file, data.task, data.name, settings, _weights_of(name, loaded)): report['kept'].append(file); continue
-                def once():
-                    nonlocal loaded
-                    loaded = loaded or load_model(name)
-                    return loaded
+                if kept_result(out/file, data.task, data.name, settings, weights_hash(once()) if _may_change(m) else ''): report['kept'].append(file); continue
                 run_benchmark(data.task, data.name, once, (roots or {}).get(data.name), split, out/file, settings, quiet)
                 report['done'].append(file)
             except GeoAlignError as e: report['failed'][file] = str(e)
