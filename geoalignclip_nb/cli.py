@@ -128,7 +128,7 @@ def _ablate_flags(p):
 
 # %% ../nbs/70_cli.ipynb #6acf74b6
 def _settings_flags(p):
-    p.add_argument('--templates', default='skyscript', help='sentences around class names: skyscript (default), aerial, plain or imagenet')
+    p.add_argument('--templates', default='skyscript', help='sentences around class names: skyscript (default), aerial, castdet, plain or imagenet')
     p.add_argument('--view', default='roi', help='of boxes: roi (default), crop or image')
     p.add_argument('--resize', default='squash', help='squash (default) or longest')
     p.add_argument('--precision', default='bf16', help='of pictures: bf16 (default) or fp32')

@@ -136,6 +136,26 @@ def test_a_result_with_other_settings_is_not_taken_for_this_one(model, folder, t
     assert not got['done'] and 'other settings' in next(iter(got['failed'].values()))
 
 
+def test_settings_that_a_task_does_not_read_do_not_matter_and_sentences_do(model, folder, tmp_path, monkeypatch):
+    from geoalignclip_nb.bench import region_classification
+    scenes, boxes = Settings('plain', view='crop', limit=3), runs.settings_of(Settings('skyscript'), 'region_classification')
+    assert runs.settings_of(scenes, 'scene_classification') == runs.settings_of(Settings('plain'), 'scene_classification') and 'templates' not in runs.settings_of(scenes, 'retrieval')
+    assert boxes['templates'] == ['a satellite photo of {}.', 'a satellite image of {}']
+    job = dict(models=[model], benchmarks=[('scene_classification', 'folder', 'all')], out=tmp_path/'out', roots=dict(folder=folder), quiet=True)
+    done, = runs.run_matrix(**job)['done']
+    r = json.loads((tmp_path/'out'/done).read_text())
+    assert r['templates'] == 'skyscript' and r['settings']['templates'] == boxes['templates']
+    monkeypatch.setitem(region_classification.TEMPLATES, 'skyscript', ('{} from space',))  # the name stays, the sentences change
+    assert 'other settings' in runs.run_matrix(**job)['failed'][done]
+
+
+def test_the_sentences_are_those_of_their_sources():
+    import open_clip
+    from geoalignclip_nb.bench.region_classification import TEMPLATES
+    assert TEMPLATES['skyscript'] == ('a satellite photo of {}.', 'a satellite image of {}')
+    assert len(TEMPLATES['imagenet']) == 80 and TEMPLATES['imagenet'] == tuple(t('{}') for t in open_clip.OPENAI_IMAGENET_TEMPLATES) and TEMPLATES['castdet'] == ('a photo of {}',)
+
+
 class Talker:
     family, name = 'lvlm', 'talker'
     def __init__(self, answer): self.answer, self.seen = answer, []
@@ -168,6 +188,8 @@ def test_command_line(folder, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize('words,says', [
     (['bench', 'retrieval', '--dataset', 'nothing'], 'choose one of'), (['bench', 'retrieval', '--dataset', 'rsicd', '--root', 'nowhere'], 'get it from'),
     (['bench', 'scene_classification', '--dataset', 'folder', '--root', '.', '--out', 'nowhere/r.json'], 'does not exist'),
+    (['bench', 'scene-classification', '--dataset', 'folder', '--root', '.', '--templates', 'sky'], "Template set 'sky' is unknown"),
+    (['bench', 'caption', '--dataset', 'rsicd', '--out', 'r.json'], "Task 'caption' is unknown"),
     (['matrix', '--models', 'x', '--benchmarks', 'rsicd', '--out', 'results'], 'TASK:SET'), (['tables', 'nowhere'], 'nowhere')])
 def test_mistakes_are_one_sentence(words, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
