@@ -308,3 +308,60 @@ def test_an_unreadable_picture_is_named(folder, model, tmp_path):
     (folder/'park'/'0.png').write_bytes(b'no picture')
     for _ in range(2):  # the second time from the kept vectors
         assert any('0.png' in n for n in runs.run_benchmark('scene_classification', 'folder', model, folder, settings=Settings(cache=str(tmp_path/'kept')), quiet=True)['notes'])
+
+
+# near misses on boxes that nobody described
+
+@pytest.fixture
+def coco(tmp_path):
+    "Six procedural pictures with boxes, as a COCO folder"
+    root, pictures, boxes = tmp_path/'coco', [], []
+    (root/'images').mkdir(parents=True)
+    for i, s in enumerate(make_scenes(6, size=128)):
+        s.image.save(root/'images'/f'{i}.png'); pictures.append(dict(id=i, file_name=f'{i}.png', width=128, height=128))
+        boxes += [dict(id=len(boxes) + k, image_id=i, category_id=1 + (r.category == 'plane'), bbox=[128 * r.box[0], 128 * r.box[1], 128 * (r.box[2] - r.box[0]), 128 * (r.box[3] - r.box[1])]) for k, r in enumerate(s.regions[:4])]
+    (root/'annotations.json').write_text(json.dumps(dict(images=pictures, annotations=boxes, categories=[dict(id=1, name='tennis court'), dict(id=2, name='plane')])))
+    return root
+
+
+def test_near_misses_of_boxes_are_frozen_and_run_from_the_command(coco, tmp_path, capsys):
+    file, words = tmp_path/'near.json', ['bench', 'fine_grained', '--dataset', 'coco', '--root', str(coco), '--no-cache']
+    assert main([*words, '--option', f'negatives={file}', '--out', str(tmp_path/'a.json')]) == 0
+    assert 'fine_grained · coco' in capsys.readouterr().out
+    first, before = json.loads((tmp_path/'a.json').read_text()), file.read_bytes()
+    made = json.loads(before)
+    assert first['n'] == made['counts']['sentences'] == len(made['items']) and first['files']['near misses'] == made['sha256'] and set(first['metrics']) == {'acc1', 'acc5'}
+    assert all(1 <= len(m) <= 10 and t not in [x for x, *_ in m] for _, t, m in made['items'])
+    assert main([*words, '--out', str(tmp_path/'b.json')]) == 0  # made again, not read
+    assert json.loads((tmp_path/'b.json').read_text())['metrics'] == first['metrics'] and json.loads((tmp_path/'b.json').read_text())['files'] == first['files']
+    changed = made | dict(items=[[p, 'Something else.', m] for p, _, m in made['items']])
+    file.write_text(json.dumps(changed))
+    assert main([*words, '--option', f'negatives={file}']) == 2 and 'was changed after it was frozen' in capsys.readouterr().err
+
+
+def test_a_frozen_file_needs_no_pixels_and_knows_its_boxes(coco, tmp_path):
+    from geoalignclip_nb.bench import box_sets, near_misses
+    read = lambda **k: box_sets.written_boxes('coco', coco, negatives=tmp_path/'near.json', **k)
+    first = read()
+    Image.new('RGB', (128, 128), 'red').save(coco/'images'/'0.png')
+    assert [r.text for s in read().samples for r in s.regions] == [r.text for s in first.samples for r in s.regions], 'the file decides, not the pixels'
+    data = json.loads((coco/'annotations.json').read_text()); data['annotations'][0]['bbox'][2] += 5
+    (coco/'annotations.json').write_text(json.dumps(data))
+    with pytest.raises(GeoAlignError, match='do not know the box 0.png'): read()
+    with pytest.raises(GeoAlignError, match='does not exist'): box_sets.written_boxes('coco', coco, negatives=tmp_path/'no'/'near.json')
+
+
+def test_a_box_in_an_unreadable_picture_is_counted(coco, model):
+    (coco/'images'/'0.png').write_bytes(b'no picture')
+    got = runs.run_benchmark('fine_grained', 'coco', model, coco, quiet=True)
+    assert got['skipped'] == {'unreadable picture': 1} and got['n'] > 0 and not any('0.png' in s for s in got['files'])
+
+
+@pytest.mark.parametrize('name,n', [('rsod', 1337), ('vedai', 538)])
+def test_near_misses_on_real_boxes(name, n, model, real_data):
+    "The validation lists of RSOD and VEDAI, through the same door as RRSIS-HR; random weights are at chance"
+    items = runs.open_set('fine_grained', name, real_data/name)
+    assert sum(len(s.regions) for s in items.samples) == n and all(r.negatives for s in items.samples for r in s.regions)
+    items.samples = items.samples[:25]
+    got = runs.result_of(model, items, 'fine_grained')
+    assert got['details']['negatives'] > 8 and got['split'] == 'val' and 0 <= got['metrics']['acc1'] < 50
