@@ -301,6 +301,13 @@ def test_csv_holds_every_number():
     assert {x['checkpoint'] for x in lines} == {'a' * 64} and lines[3]['note'] == "the paper's split is test"
 
 
+def test_runs_without_a_place_have_a_table_per_task_with_its_unit():
+    point = run('p.json', task='grounding', dataset='x', metrics=dict(pointing_game=.36), ci95={})
+    shown = comparison.parts(cells(run('b.json', split='val'), point))
+    assert [p.title.rpartition(' ')[2] for p in shown] == ['retrieval', 'grounding'] and [p.notes[0].split(',')[0] for p in shown] == ['Percent', 'Shares from 0 to 1']
+    assert shown[0].header[3:-2] == [k for k in METRICS if k in TOY['metrics']] and shown[0].lines[0][3] == '6.00 (5.00 to 7.00)' and shown[1].lines[0][3] == '0.36'
+
+
 def test_files_and_formats(tmp_path):
     put(tmp_path, 'a.json', TOY); (tmp_path/'out').mkdir()
     paths = comparison.write_tables(tmp_path, tmp_path/'out')
@@ -323,4 +330,4 @@ def test_a_real_run_is_a_whole_result(tmp_path):
     r = result_of(GeoAlignCLIP.create('geoalign-debug'), BenchSet('scenes', 'test', scenes), 'retrieval')
     put(tmp_path, 'r.json', r)
     t = paper_tables(read_results(tmp_path))
-    assert not t.cells and t.others[0][1] == 'the paper has no such benchmark' and 'retrieval scenes test' in comparison.markdown_text(t)
+    assert not t.cells and t.others[0][1] == 'the paper has no such benchmark' and 'does not have · retrieval' in comparison.markdown_text(t) and '| scenes test |' in comparison.markdown_text(t)
