@@ -331,6 +331,7 @@ def test_near_misses_of_boxes_are_frozen_and_run_from_the_command(coco, tmp_path
     first, before = json.loads((tmp_path/'a.json').read_text()), file.read_bytes()
     made = json.loads(before)
     assert first['n'] == made['counts']['sentences'] == len(made['items']) and first['files']['near misses'] == made['sha256'] and set(first['metrics']) == {'acc1', 'acc5'}
+    assert first['settings']['options'] == {'negatives': 'near.json'} and str(tmp_path) not in (tmp_path/'a.json').read_text(), 'no path of a machine in a result'
     assert all(1 <= len(m) <= 10 and t not in [x for x, *_ in m] for _, t, m in made['items'])
     assert main([*words, '--out', str(tmp_path/'b.json')]) == 0  # made again, not read
     assert json.loads((tmp_path/'b.json').read_text())['metrics'] == first['metrics'] and json.loads((tmp_path/'b.json').read_text())['files'] == first['files']

@@ -68,6 +68,7 @@ READS = dict(retrieval=(), scene_classification=('templates',), region_classific
 def settings_of(settings: Settings, task: str) -> dict:
     "What a number of a task depends on, as a file holds it: templates as their sentences, and nothing that the task does not read"
     told = {k: getattr(settings, k) for k in ('resize', 'precision', 'options', *READS[task])}
+    told['options'] = {k: Path(v).name if k == 'negatives' else v for k, v in settings.options.items()}  # its hash stands under `files`
     if 'templates' in told: told['templates'] = template_set(settings.templates)
     return json.loads(json.dumps(told))
 
