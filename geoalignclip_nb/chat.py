@@ -83,7 +83,7 @@ def _refusal(e, url, key) -> GeoAlignError:
     "The sentence for an HTTP error that will not pass"
     try: note = ' '.join(e.read(2000).decode('utf-8', 'replace').split())[:160].replace(key or '\0', '***')
     except OSError: note = ''
-    remedy = {401: 'give the key of the server', 403: 'give the key of the server', 404: 'check base_url (it ends in /v1) and the name of the model'}
+    remedy = {401: 'give the key of the server', 403: 'give the key of the server', 404: 'check the address (it ends in /v1) and the name of the model'}
     return GeoAlignError(f'{url} refuses the question (HTTP {e.code}{": " + note if note else ""}); {remedy.get(e.code, "read what the server says")}.')
 
 # %% ../nbs/16b_chat.ipynb #205fb2e5
@@ -126,8 +126,8 @@ class ChatServer:
 # %% ../nbs/16b_chat.ipynb #f689530a
 def _given_up(name: str, s: ChatServer) -> str:
     "The sentence after the last try"
-    if name == 'no connection': return f'No server answers at {s.base_url}; start one (page 16_lvlm says how) or correct base_url.'
-    if name == 'time-out': return f'The server at {s.base_url} gave no answer within {s.timeout:g} s, {s.tries} times; raise timeout or look at its log.'
+    if name == 'no connection': return f'No server answers at {s.base_url}; start one (page 16_lvlm says how) or correct the address.'
+    if name == 'time-out': return f'The server at {s.base_url} gave no answer within {s.timeout:g} s, {s.tries} times; look at its log (in Python, timeout= waits longer).'
     return f'The server at {s.base_url} failed {s.tries} times, at last with "{name}"; look at its log and run again, answers so far are kept.'
 
 # %% ../nbs/16b_chat.ipynb #ca9c9650

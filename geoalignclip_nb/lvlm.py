@@ -17,7 +17,7 @@ from PIL import Image
 from .boxtext import write_box
 from .chat import ChatServer, picture_key
 from .choices import ALPHABET, check_options, read_choice
-from .core import GeoAlignError, stable_hash
+from .core import GeoAlignError, sha256_of, stable_hash
 from .pictures import load_image
 
 # %% ../nbs/16_lvlm.ipynb #80b198fd
@@ -207,9 +207,10 @@ class SavedAnswers(LVLM):
     def __init__(self, name: str, path, columns=('key', 'answer'), style: str = 'auto', frame: str = 'picture', rule: str = 'strict'):
         super().__init__(name, style, frame, rule)
         rows, half = read_rows(path)
+        self.checkpoint = sha256_of(path)  # another file is another model
         if not rows: raise GeoAlignError(f'{Path(path).name} holds no answer; write one line per question.')
         gone = [c for c in columns if c not in rows[0]]
-        if gone: raise GeoAlignError(f'{Path(path).name} has no column {gone[0]} but {", ".join(map(str, rows[0]))}; name the columns of key and answer.')
+        if gone: raise GeoAlignError(f'{Path(path).name} has no column {gone[0]} but {", ".join(map(str, rows[0]))}; rename the columns to key and answer.')
         self.said, self.missing, self.used = {}, [], set()
         for row in rows: self.said.setdefault(str(row.get(columns[0])), []).append(row.get(columns[1]))
         self.conflicts = [k for k, a in self.said.items() if len(set(map(str, a))) > 1]
@@ -231,13 +232,16 @@ class SavedAnswers(LVLM):
 # %% ../nbs/16_lvlm.ipynb #88f2b42c
 def load(
     name: str,  # key of `LVLMS`
+    place=None,  # the address of a server, or a file of answers
     base_url: str = None,  # address of a server
-    answers=None,  # file of answers
+    answers=None,  # file of answers: of the server, kept there, or, without a server, read from there
     questions=None,  # file of questions, to be written
     **options,  # see `ChatModel`, `SavedAnswers`, `QuestionWriter`
 ) -> LVLM:
     "A language model behind a server, in a file of answers, or a writer of its questions; raises `GeoAlignError` where none is given"
+    if str(place or '').startswith(('http://', 'https://')): base_url = base_url or place
+    else: answers = answers or place
     if questions: return QuestionWriter(name, questions, **options)
     if base_url: return ChatModel(name, base_url, answers=answers, **options)
     if answers: return SavedAnswers(name, answers, **options)
-    raise GeoAlignError(f'{name} ({family(name).hub}) does not run inside this library; give base_url of a server that runs it, answers (a file) or questions (a file to be written).')
+    raise GeoAlignError(f'{name} ({family(name).hub}) does not run inside this library; give the address of a server that runs it ({name}=http://…/v1 or --base-url), a file of its answers ({name}=FILE or --answers), or a file for its questions (--questions).')

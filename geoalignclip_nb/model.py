@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from safetensors.torch import save_file
 from torch import nn
 
-from .architectures import activation, architecture, build_clip, default_preprocess, image_size, load_strictly, read_safetensors
+from .architectures import activation, architecture, build_clip, configured, default_preprocess, image_size, load_strictly, our_config, read_safetensors
 from .checkpoints import fit_config, read_weights
 from .core import GeoAlignError, asset, clean_text, write_beside
 from .regions import roi_features
@@ -200,9 +200,8 @@ def _expand_tokens(model, state: dict) -> dict:
 def load_folder(folder, name: str = '', cls: type = GeoAlignCLIP) -> GeoAlignCLIP:
     "A model from a folder that `save_pretrained` wrote"
     folder = Path(folder)
-    try: config = json.loads((folder/'config.json').read_text())
-    except (OSError, ValueError): raise GeoAlignError(f'{folder.name} holds no readable config.json; give a folder that save_pretrained wrote.') from None
-    model = cls(build_clip(config['clip']), config, name or config.get('name') or folder.name)
+    config = our_config(folder)
+    with configured(folder.name): model = cls(build_clip(config['clip']), config, name or str(config.get('name') or folder.name))
     if config.get('activation') not in (None, activation(model.clip)):
         raise GeoAlignError(f"{folder.name} was trained with {config['activation']} but its configuration builds {activation(model.clip)}; correct quick_gelu in config.json.")
     state = {k: v.float() if v.is_floating_point() else v for k, v in read_safetensors(folder/'model.safetensors').items()}

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 
-from .architectures import architecture
+from .architectures import architecture, build_clip, configured, read_config, split_name
 from .checkpoints import from_hugging_face_config, read_weights
 from .core import GeoAlignError, asset, cache_dir, sha256_of, write_beside
 from .lvlm import LVLMS, load as load_lvlm
@@ -125,7 +125,7 @@ def missing(entry: Entry, why: str = '') -> GeoAlignError:
     "What to get, from where, how large, under which terms, and where to put it"
     what = f"{Path(entry.file).name or 'the weight file'} ({entry.size or 'size not known'}, licence: {entry.licence})"
     return GeoAlignError(f"The weights of '{entry.name}' are not on this computer and could not be downloaded{f' ({why})' if why else ''}; "
-                         f"get {what} from {entry.url or f'https://huggingface.co/{entry.repo}'} and put it into {home(entry)}, or say where it is with path=.")
+                         f"get {what} from {entry.url or f'https://huggingface.co/{entry.repo}'} and put it into {home(entry)}, or give its place as {entry.name}=PLACE.")
 
 # %% ../nbs/15_zoo.ipynb #c3e4c46a
 def _from_archive(entry: Entry, folder: Path) -> Path:
@@ -159,7 +159,7 @@ def checked(path, want: str = '') -> str:
     path, found = Path(path), sha256_of(path)
     real = path.resolve()
     if not want and real.parent.name == 'blobs' and re.fullmatch('[0-9a-f]{64}', real.name): want = real.name
-    if want and found != want.lower(): raise GeoAlignError(f'{path.name} has the SHA-256 {found[:12]}… instead of {want[:12].lower()}…; delete it and download it again, or pin the one that you have.')
+    if want and found != want.lower(): raise GeoAlignError(f'{path.name} has the SHA-256 {found[:12]}… instead of {want[:12].lower()}…; delete it and download it again, or give the place of the one that you have.')
     return found
 
 # %% ../nbs/15_zoo.ipynb #9f2cb72c
@@ -236,16 +236,16 @@ def load_any(
 ) -> GeoAlignCLIP:
     "A model from a folder (ours, Hugging Face's, or one with a weight file) or from a weight file"
     path = Path(path)
-    try: said = json.loads((path/'config.json').read_text()) if path.is_dir() else {}
-    except (OSError, ValueError): said = {}
+    said = read_config(path) if path.is_dir() else {}
     if 'clip' in said:
         model = load_folder(path, name, TwoHeads if said.get('two_heads') else GeoAlignCLIP)
         return _stamp(model, model.name, said.get('family', 'GeoAlignCLIP'), checked(path/'model.safetensors', more.get('sha256', '')))
     if 'text_config' in said:
         own = from_hugging_face_config(said)
+        with configured(path.name), torch.device('meta'): build_clip(own)  # its shape alone, without memory
         if config and bool(config.get('quick_gelu')) != own['quick_gelu']: raise GeoAlignError(f"{path.name} says hidden_act {'quick_gelu' if own['quick_gelu'] else 'gelu'}, the name {name or 'given'} the other activation; choose the name that agrees.")
         config = config or own
-    if config is None: raise GeoAlignError(f'{path.name} does not say its architecture; add arch=, such as ViT-B-16-quickgelu.')
+    if config is None: raise GeoAlignError(f'{path.name} does not say its architecture; write it before the place, such as ViT-B-16-quickgelu={path}.')
     return load_weights(weight_file(path, file) if path.is_dir() else path, config, name or path.stem, **more)
 
 # %% ../nbs/15_zoo.ipynb #b456a059
@@ -264,8 +264,8 @@ def _named(name: str, path=None, config: dict = None, **more):
 
 # %% ../nbs/15_zoo.ipynb #8d506e7c
 def load(
-    name,  # 'architecture.tag', 'geoalign-tiny', 'architecture.random', a folder, or a file (with `arch`)
-    path=None,  # the file or folder of a named model, where it is on this computer already
+    name,  # 'architecture.tag', 'geoalign-tiny', 'architecture.random', a folder, a file (with `arch`), or 'NAME=PLACE' (see `path`)
+    path=None,  # place of a named model: a file or folder; of a language model the address of a server, or a file of answers
     arch: str = '',  # architecture of a file without a name
     device: str = 'cpu',
     unsafe: bool = False,  # True: run what lies in a pickle, for a file whose maker you trust
@@ -274,8 +274,8 @@ def load(
     **preprocess,  # overrides for `Preprocess`, such as size=336; mode='published' is the authors' own; of a language model: base_url, answers …, see `lvlm.load`
 ) -> GeoAlignCLIP:
     "A compared model, ready for pictures, texts, boxes and heatmaps; raises `GeoAlignError` with the remedy"
-    name, more = str(name), dict(unsafe=unsafe, sha256=sha256)
-    if name in LVLMS: return load_lvlm(name, **preprocess)
+    (name, path), more = split_name(name) if path is None else (str(name), path), dict(unsafe=unsafe, sha256=sha256)
+    if name in LVLMS: return load_lvlm(name, path, **preprocess)
     config = config or (architecture(arch) if arch else None)
     place, control = Path(name if path is None else path), re.fullmatch(r'(.+)\.random(?:-(\d+))?', name)
     if not place.exists() and (path is not None or place.suffix in SUFFIXES): raise GeoAlignError(f'{place} is not here; give the place of a weight file or folder.')

@@ -57,7 +57,7 @@ WRONG = {
     'three numbers': (['ground', 'scene.png', '--phrases', 'a', '--boxes', '1,2,3'], '--boxes'),
     'words as a box': (['ground', 'scene.png', '--phrases', 'a', '--boxes', 'a,b,c,d'], '--boxes'),
     'inverted box': (['ground', 'scene.png', '--phrases', 'a', '--boxes', '9,9,1,1'], 'area'),
-    'box outside': (['ground', 'scene.png', '--phrases', 'a', '--boxes', '900,0,950,50'], 'outside'),
+    'box outside': (['ground', 'scene.png', '--phrases', 'a', '--boxes', '0,0,9,9;900,0,950,50'], "'900,0,950,50' lies outside the picture; x runs from 0 to 320 and y from 0 to 240 (pixels)"),
     'infinite box': (['ground', 'scene.png', '--phrases', 'a', '--boxes', '0,0,inf,nan'], 'finite'),
     'method': (['ground', 'scene.png', '--phrases', 'a', '--method', 'magic'], 'magic'),
     'model': (['ground', 'scene.png', '--phrases', 'a', '--model', 'no-such-model'], 'no-such-model'),
@@ -66,6 +66,8 @@ WRONG = {
     '--out is the picture': (['ground', 'scene.png', '--phrases', 'a', '--out', 'scene.png'], 'scene.png'),
     '--json is a folder': (['ground', 'scene.png', '--phrases', 'a', '--json', '..'], '--json'),
     'suffix of --json': (['ground', 'scene.png', '--phrases', 'a', '--json', 'a.txt'], 'a.txt'),
+    'a file as the folder of --out': (['ground', 'scene.png', '--phrases', 'a', '--out', 'scene.png/a.png'], 'is a file'),
+    'a folder that refuses': (['ground', 'scene.png', '--phrases', 'a', '--out', '/sys/a.png'] , '/sys'),
     'models': (['models', 'no-such-model'], 'no-such-model'),
     'preset': (['train', 'no-such-preset'], 'no-such-preset'),
     'setting': (['train', 'tiny', 'steps'], 'steps'),
@@ -136,6 +138,11 @@ def test_ground(scene, tmp_path):
     for m, phrase in zip(record['maps'], record['phrases']):
         assert m['phrase'] == phrase and -1 <= m['minimum'] <= m['maximum'] <= 1
         assert 0 <= m['peak'][0] <= 320 and 0 <= m['peak'][1] <= 240
+
+
+def test_a_box_over_the_edge_is_cut_and_said(scene, tmp_path, capsys):
+    code, out, err = called(capsys, 'ground', scene[0], '--phrases', 'roof', '--boxes', '0,0,400,240;1,1,9,9')
+    assert code == 0 and err.count('\n') == 1 and "'0,0,400,240' hangs over the edge" in err and '320 × 240' in err
 
 
 def test_ground_without_files_prints(scene, tmp_path, monkeypatch, capsys):

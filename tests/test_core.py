@@ -23,3 +23,16 @@ def test_a_box_that_hangs_over_the_edge_is_a_region(box): assert Region(box).box
 @pytest.mark.parametrize('box, word', [((1.1, 0, 1.3, 1), 'outside'), ((.4, .2, .1, .5), 'area'), ((0, 0, float('nan'), 1), 'finite'), ((0, 0, float('inf'), 1), 'finite')])
 def test_other_faults_keep_their_own_sentence(box, word):
     with pytest.raises(GeoAlignError, match=word): Region(box)
+
+
+def test_a_place_is_tried_before_it_is_needed(tmp_path, monkeypatch):
+    from geoalignclip_nb import core
+    (tmp_path/'file').write_text('x')
+    core.check_writable(tmp_path/'a.json'); core.check_writable(tmp_path/'file'); core.check_writable(tmp_path/'new'/'folder', folder=True)
+    for path, folder, says in ((tmp_path, False, 'is a folder'), (tmp_path/'no'/'a.json', False, 'does not exist'), (tmp_path/'file'/'a.json', False, 'is a file'),
+                               (tmp_path/'file', True, 'is a file'), (tmp_path/'file'/'below', True, 'is a file')):
+        with pytest.raises(GeoAlignError, match=says): core.check_writable(path, folder)
+    assert [p.name for p in tmp_path.iterdir()] == ['file'], 'trying leaves nothing behind'
+    def refuse(**more): raise PermissionError(13, 'Permission denied')
+    monkeypatch.setattr(core.tempfile, 'TemporaryFile', refuse)
+    with pytest.raises(GeoAlignError, match='cannot be written to .Permission denied'): core.check_writable(tmp_path/'a.json')

@@ -353,10 +353,49 @@ def test_refusals_are_one_sentence(name):
 
 def test_load_says_what_it_needs():
     for name in LVLMS:
-        with pytest.raises(GeoAlignError, match='base_url') as e: load(name)
+        with pytest.raises(GeoAlignError, match=f'{name}=http://.*--base-url.*{name}=FILE.*--questions') as e: load(name)
         assert LVLMS[name].hub in str(e.value)
     with pytest.raises(GeoAlignError, match='choose one of geochat'): load('blip', base_url='http://x/v1')
     with pytest.raises(GeoAlignError, match='picture or square'): load('vhm', base_url='http://x/v1', frame='crop').choose(picture(), OPTIONS, (0, 0, 1, 1))
+
+def test_a_matrix_asks_a_server_and_keeps_what_it_says(tmp_path, capsys, monkeypatch):
+    from geoalignclip_nb.bench.runs import run_matrix
+    from geoalignclip_nb.cli import main
+    for i, c in enumerate(('park', 'beach', 'bridge')):
+        (tmp_path/'folder'/c).mkdir(parents=True); picture(i).save(tmp_path/'folder'/c/'1.png')
+    monkeypatch.setenv('GEOALIGN_DATA', str(tmp_path))
+    out = tmp_path/'out'
+    words = lambda url: ['matrix', '--models', f'vhm={url}', '--benchmarks', 'scene_classification:folder;retrieval:rsicd', '--out', str(out), '--no-cache']
+    (tmp_path/'rsicd').mkdir()
+    with server('A', 'A', (500, ''), (500, ''), (500, ''), (500, ''), (500, '')) as s:
+        assert main(words(s.url)) == 2 and len(s.seen) == 7
+        assert 'answers so far are kept' in capsys.readouterr().out and not list(out.glob('*.json'))
+        s.script.append((200, reply('B')))
+        assert main(words(s.url)) == 2  # retrieval needs vectors
+        assert len(s.seen) == 8, 'two answers were there already'
+    said = capsys.readouterr()
+    assert '1 computed, 0 there already, 1 failed' in said.out
+    file, = out.glob('*.json')
+    r = json.loads(file.read_text())
+    assert file.name.startswith('scene_classification--folder--all--vhm-') and r['model'] == 'vhm' and r['n'] == 3 and r['checkpoint'] == '' and r['answers']['asked'] == 1 and r['answers']['from the file'] == 2
+    assert main(['tables', str(out)]) == 0 and 'vhm' in capsys.readouterr().out
+    again = run_matrix([f'vhm={s.url}'], [('scene_classification', 'folder', 'all')], out, roots=dict(folder=tmp_path/'folder'), quiet=True)
+    assert again['kept'] == [file.name]
+
+
+def test_a_matrix_reads_a_file_of_answers_and_sees_another_one(tmp_path):
+    from geoalignclip_nb.bench.runs import run_benchmark, run_matrix
+    for i, c in enumerate(('park', 'beach', 'bridge')):
+        (tmp_path/'set'/c).mkdir(parents=True); picture(i).save(tmp_path/'set'/c/'1.png')
+    run_benchmark('scene_classification', 'folder', load('vhm', questions=tmp_path/'q.jsonl'), tmp_path/'set', quiet=True)
+    keys = [json.loads(line)['key'] for line in (tmp_path/'q.jsonl').read_text().splitlines()]
+    job = dict(models=[f"vhm={tmp_path/'a.jsonl'}"], benchmarks=[('scene_classification', 'folder', 'all')], out=tmp_path/'out', roots=dict(folder=tmp_path/'set'), quiet=True)
+    write = lambda letter: (tmp_path/'a.jsonl').write_text(''.join(json.dumps(dict(key=k, answer=letter)) + '\n' for k in keys))
+    write('A'); first = run_matrix(**job)
+    assert len(first['done']) == 1 and run_matrix(**job)['kept'] == first['done'] and json.loads((tmp_path/'out'/first['done'][0]).read_text())['checkpoint']
+    write('B')
+    assert 'other weights' in next(iter(run_matrix(**job)['failed'].values()))
+
 
 def test_pad_square():
     tall = pad_square(picture(size=(10, 20)))

@@ -136,6 +136,26 @@ def test_a_result_with_other_settings_is_not_taken_for_this_one(model, folder, t
     assert not got['done'] and 'other settings' in next(iter(got['failed'].values()))
 
 
+def test_settings_that_a_task_does_not_read_do_not_matter_and_sentences_do(model, folder, tmp_path, monkeypatch):
+    from geoalignclip_nb.bench import region_classification
+    scenes, boxes = Settings('plain', view='crop', limit=3), runs.settings_of(Settings('skyscript'), 'region_classification')
+    assert runs.settings_of(scenes, 'scene_classification') == runs.settings_of(Settings('plain'), 'scene_classification') and 'templates' not in runs.settings_of(scenes, 'retrieval')
+    assert boxes['templates'] == ['a satellite photo of {}.', 'a satellite image of {}']
+    job = dict(models=[model], benchmarks=[('scene_classification', 'folder', 'all')], out=tmp_path/'out', roots=dict(folder=folder), quiet=True)
+    done, = runs.run_matrix(**job)['done']
+    r = json.loads((tmp_path/'out'/done).read_text())
+    assert r['templates'] == 'skyscript' and r['settings']['templates'] == boxes['templates']
+    monkeypatch.setitem(region_classification.TEMPLATES, 'skyscript', ('{} from space',))  # the name stays, the sentences change
+    assert 'other settings' in runs.run_matrix(**job)['failed'][done]
+
+
+def test_the_sentences_are_those_of_their_sources():
+    import open_clip
+    from geoalignclip_nb.bench.region_classification import TEMPLATES
+    assert TEMPLATES['skyscript'] == ('a satellite photo of {}.', 'a satellite image of {}')
+    assert len(TEMPLATES['imagenet']) == 80 and TEMPLATES['imagenet'] == tuple(t('{}') for t in open_clip.OPENAI_IMAGENET_TEMPLATES) and TEMPLATES['castdet'] == ('a photo of {}',)
+
+
 class Talker:
     family, name = 'lvlm', 'talker'
     def __init__(self, answer): self.answer, self.seen = answer, []
@@ -168,12 +188,34 @@ def test_command_line(folder, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize('words,says', [
     (['bench', 'retrieval', '--dataset', 'nothing'], 'choose one of'), (['bench', 'retrieval', '--dataset', 'rsicd', '--root', 'nowhere'], 'get it from'),
     (['bench', 'scene_classification', '--dataset', 'folder', '--root', '.', '--out', 'nowhere/r.json'], 'does not exist'),
+    (['bench', 'scene-classification', '--dataset', 'folder', '--root', '.', '--templates', 'sky'], "Template set 'sky' is unknown"),
+    (['bench', 'caption', '--dataset', 'rsicd', '--out', 'r.json'], "Task 'caption' is unknown"),
     (['matrix', '--models', 'x', '--benchmarks', 'rsicd', '--out', 'results'], 'TASK:SET'), (['tables', 'nowhere'], 'nowhere')])
 def test_mistakes_are_one_sentence(words, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
     said = capsys.readouterr().err.strip()
     assert says in said and '\n' not in said and not list(Path('.').rglob('*.json'))
+
+
+@pytest.mark.parametrize('out,says', [('nowhere/r.json', 'does not exist'), ('.', '.json'), ('set', '.json'), ('sub.json', 'is a folder'), ('a.txt/r.json', 'is a file')])
+def test_a_place_for_the_result_is_checked_before_the_set_is_read(out, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'a.txt').write_text('x'); (tmp_path/'sub.json').mkdir()
+    monkeypatch.setattr(runs, 'open_set', lambda *a, **k: pytest.fail('the set was read'))
+    assert main(['bench', 'retrieval', '--dataset', 'rsicd', '--out', out]) == 2
+    said = capsys.readouterr().err
+    assert says in said and '--out' in said and said.count('\n') == 1
+
+
+@pytest.mark.parametrize('out', ['a.txt', 'a.txt/results'])
+def test_a_place_for_a_matrix_is_checked_first(out, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'a.txt').write_text('x')
+    monkeypatch.setattr(runs, 'run_benchmark', lambda *a, **k: pytest.fail('a benchmark was run'))
+    assert main(['matrix', '--models', 'geoalign-tiny', '--benchmarks', 'retrieval:rsicd', '--out', out]) == 2
+    said = capsys.readouterr().err
+    assert 'is a file' in said and said.count('\n') == 1
 
 
 @pytest.mark.parametrize('task,name', [k for k in runs.SETS if k[1] not in ('folder', 'coco')])
@@ -266,3 +308,61 @@ def test_an_unreadable_picture_is_named(folder, model, tmp_path):
     (folder/'park'/'0.png').write_bytes(b'no picture')
     for _ in range(2):  # the second time from the kept vectors
         assert any('0.png' in n for n in runs.run_benchmark('scene_classification', 'folder', model, folder, settings=Settings(cache=str(tmp_path/'kept')), quiet=True)['notes'])
+
+
+# near misses on boxes that nobody described
+
+@pytest.fixture
+def coco(tmp_path):
+    "Six procedural pictures with boxes, as a COCO folder"
+    root, pictures, boxes = tmp_path/'coco', [], []
+    (root/'images').mkdir(parents=True)
+    for i, s in enumerate(make_scenes(6, size=128)):
+        s.image.save(root/'images'/f'{i}.png'); pictures.append(dict(id=i, file_name=f'{i}.png', width=128, height=128))
+        boxes += [dict(id=len(boxes) + k, image_id=i, category_id=1 + (r.category == 'plane'), bbox=[128 * r.box[0], 128 * r.box[1], 128 * (r.box[2] - r.box[0]), 128 * (r.box[3] - r.box[1])]) for k, r in enumerate(s.regions[:4])]
+    (root/'annotations.json').write_text(json.dumps(dict(images=pictures, annotations=boxes, categories=[dict(id=1, name='tennis court'), dict(id=2, name='plane')])))
+    return root
+
+
+def test_near_misses_of_boxes_are_frozen_and_run_from_the_command(coco, tmp_path, capsys):
+    file, words = tmp_path/'near.json', ['bench', 'fine_grained', '--dataset', 'coco', '--root', str(coco), '--no-cache']
+    assert main([*words, '--option', f'negatives={file}', '--out', str(tmp_path/'a.json')]) == 0
+    assert 'fine_grained · coco' in capsys.readouterr().out
+    first, before = json.loads((tmp_path/'a.json').read_text()), file.read_bytes()
+    made = json.loads(before)
+    assert first['n'] == made['counts']['sentences'] == len(made['items']) and first['files']['near misses'] == made['sha256'] and set(first['metrics']) == {'acc1', 'acc5'}
+    assert first['settings']['options'] == {'negatives': 'near.json'} and str(tmp_path) not in (tmp_path/'a.json').read_text(), 'no path of a machine in a result'
+    assert all(1 <= len(m) <= 10 and t not in [x for x, *_ in m] for _, t, m in made['items'])
+    assert main([*words, '--out', str(tmp_path/'b.json')]) == 0  # made again, not read
+    assert json.loads((tmp_path/'b.json').read_text())['metrics'] == first['metrics'] and json.loads((tmp_path/'b.json').read_text())['files'] == first['files']
+    changed = made | dict(items=[[p, 'Something else.', m] for p, _, m in made['items']])
+    file.write_text(json.dumps(changed))
+    assert main([*words, '--option', f'negatives={file}']) == 2 and 'was changed after it was frozen' in capsys.readouterr().err
+
+
+def test_a_frozen_file_needs_no_pixels_and_knows_its_boxes(coco, tmp_path):
+    from geoalignclip_nb.bench import box_sets, near_misses
+    read = lambda **k: box_sets.written_boxes('coco', coco, negatives=tmp_path/'near.json', **k)
+    first = read()
+    Image.new('RGB', (128, 128), 'red').save(coco/'images'/'0.png')
+    assert [r.text for s in read().samples for r in s.regions] == [r.text for s in first.samples for r in s.regions], 'the file decides, not the pixels'
+    data = json.loads((coco/'annotations.json').read_text()); data['annotations'][0]['bbox'][2] += 5
+    (coco/'annotations.json').write_text(json.dumps(data))
+    with pytest.raises(GeoAlignError, match='do not know the box 0.png'): read()
+    with pytest.raises(GeoAlignError, match='does not exist'): box_sets.written_boxes('coco', coco, negatives=tmp_path/'no'/'near.json')
+
+
+def test_a_box_in_an_unreadable_picture_is_counted(coco, model):
+    (coco/'images'/'0.png').write_bytes(b'no picture')
+    got = runs.run_benchmark('fine_grained', 'coco', model, coco, quiet=True)
+    assert got['skipped'] == {'unreadable picture': 1} and got['n'] > 0 and not any('0.png' in s for s in got['files'])
+
+
+@pytest.mark.parametrize('name,n', [('rsod', 1337), ('vedai', 538)])
+def test_near_misses_on_real_boxes(name, n, model, real_data):
+    "The validation lists of RSOD and VEDAI, through the same door as RRSIS-HR; random weights are at chance"
+    items = runs.open_set('fine_grained', name, real_data/name)
+    assert sum(len(s.regions) for s in items.samples) == n and all(r.negatives for s in items.samples for r in s.regions)
+    items.samples = items.samples[:25]
+    got = runs.result_of(model, items, 'fine_grained')
+    assert got['details']['negatives'] > 8 and got['split'] == 'val' and 0 <= got['metrics']['acc1'] < 50

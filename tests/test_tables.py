@@ -146,12 +146,28 @@ def test_what_is_no_result_is_named_and_passed_over(tmp_path):
     *((dict.fromkeys([k], '-'), f"'{k}' is missing") for k in tables.KEYS if k not in ('task', 'dataset', 'metrics')),
     (dict(n=0), 'nothing'), (dict(n=True), "'n' is true"), (dict(n='9'), "'n' is"), (dict(metrics=dict(acc1=101)), 'percentage'), (dict(metrics=dict(acc1=-1)), 'percentage'), (dict(metrics=dict(acc1='5')), 'percentage'),
     (dict(metrics=dict(acc1=None)), 'percentage'), (dict(metrics=dict(loss=1)), 'none of its metrics'), (dict(metrics=[]), "'metrics' is"), (dict(ci95=dict(i2t_r1=[7, 5])), 'low, high'), (dict(ci95=dict(i2t_r1=5)), 'low, high'),
-    (dict(ci95=dict(i2t_r1=[1, 2, 3])), 'low, high'), (dict(skipped=[]), "'skipped' is"), (dict(model=None), "'model' is null"), (dict(n_texts='5'), 'nothing')])
-def test_a_result_with_a_hole_is_refused_by_name(tmp_path, change, says):
+    (dict(ci95=dict(i2t_r1=[1, 2, 3])), 'low, high'), (dict(skipped=[]), "'skipped' is"), (dict(model=None), "'model' is null"), (dict(settings=[]), "'settings' is"), (dict(settings=dict(options=[])), "'settings' is"), (dict(n_texts='5'), 'nothing')])
+def test_a_result_with_a_hole_is_left_out_by_name(tmp_path, change, says):
     r = {k: v for k, v in (TOY | change).items() if v != '-'}
-    put(tmp_path, 'a.json', TOY); put(tmp_path, 'bad.json', r)
+    put(tmp_path, 'bad.json', r)
     with pytest.raises(GeoAlignError) as e: read_results(tmp_path)
     assert 'bad.json' in str(e.value) and says in str(e.value) and 'geoalign bench' in str(e.value) and '\n' not in str(e.value)
+    put(tmp_path, 'a.json', TOY); put(tmp_path, 'speed.json', dict(task='speed'))
+    found = read_results(tmp_path)
+    assert [x['file'] for x in found.runs] == ['a.json'] and set(found.faulty) == {'bad.json'} and says in found.faulty['bad.json']
+    assert comparison.tables_text(tmp_path) and 'speed.json' in found.skipped
+
+
+def test_a_faulty_file_does_not_block_the_command(tmp_path, capsys):
+    from geoalignclip_nb.cli import main
+    for name, r in {'ok.json': TOY, 'half.json': json.dumps(TOY)[:-40], 'hole.json': TOY | dict(n='9'), 'speed.json': dict(task='speed')}.items(): put(tmp_path, name, r)
+    assert main(['tables', str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert 'RSICD' in out and [line.split(' is left out: ')[0] for line in err.strip().splitlines()] == ['geoalign tables: note: half.json', 'geoalign tables: note: hole.json'] and "'n' is" in err
+    (tmp_path/'ok.json').unlink()
+    assert main(['tables', str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.count('\n') == 1 and '2 faulty' in err and 'half.json' in err
 
 
 def test_nan_is_refused(tmp_path):
@@ -168,7 +184,7 @@ def test_a_served_model_may_have_no_checkpoint(tmp_path):
 
 @pytest.mark.parametrize('make', [lambda p: p/'nowhere', lambda p: put(p, 'x.json', '{}') or p, lambda p: p, lambda p: put(p, 'a.json', TOY) or p/'a.json'])
 def test_folders_without_results(tmp_path, make):
-    with pytest.raises(GeoAlignError, match='no folder|no result'): read_results(make(tmp_path))
+    with pytest.raises(GeoAlignError, match='no folder|no whole result'): read_results(make(tmp_path))
 
 
 # Comparison
@@ -285,6 +301,13 @@ def test_csv_holds_every_number():
     assert {x['checkpoint'] for x in lines} == {'a' * 64} and lines[3]['note'] == "the paper's split is test"
 
 
+def test_runs_without_a_place_have_a_table_per_task_with_its_unit():
+    point = run('p.json', task='grounding', dataset='x', metrics=dict(pointing_game=.36), ci95={})
+    shown = comparison.parts(cells(run('b.json', split='val'), point))
+    assert [p.title.rpartition(' ')[2] for p in shown] == ['retrieval', 'grounding'] and [p.notes[0].split(',')[0] for p in shown] == ['Percent', 'Shares from 0 to 1']
+    assert shown[0].header[3:-2] == [k for k in METRICS if k in TOY['metrics']] and shown[0].lines[0][3] == '6.00 (5.00 to 7.00)' and shown[1].lines[0][3] == '0.36'
+
+
 def test_files_and_formats(tmp_path):
     put(tmp_path, 'a.json', TOY); (tmp_path/'out').mkdir()
     paths = comparison.write_tables(tmp_path, tmp_path/'out')
@@ -307,4 +330,4 @@ def test_a_real_run_is_a_whole_result(tmp_path):
     r = result_of(GeoAlignCLIP.create('geoalign-debug'), BenchSet('scenes', 'test', scenes), 'retrieval')
     put(tmp_path, 'r.json', r)
     t = paper_tables(read_results(tmp_path))
-    assert not t.cells and t.others[0][1] == 'the paper has no such benchmark' and 'retrieval scenes test' in comparison.markdown_text(t)
+    assert not t.cells and t.others[0][1] == 'the paper has no such benchmark' and 'does not have · retrieval' in comparison.markdown_text(t) and '| scenes test |' in comparison.markdown_text(t)

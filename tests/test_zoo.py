@@ -3,6 +3,7 @@ import copy
 import json
 import math
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from geoalignclip_nb.architectures import DEBUG, activation, architecture, build
 from geoalignclip_nb.checkpoints import normalise, read_tensors, save_hugging_face, to_hugging_face, unwrap
 from geoalignclip_nb.core import GeoAlignError, sha256_of
 from geoalignclip_nb.model import GeoAlignCLIP
+from geoalignclip_nb.scenes import make_scene
 from geoalignclip_nb.text import stretch_positions
 
 CONFIG = DEBUG | dict(quick_gelu=True)
@@ -534,3 +536,96 @@ def test_our_loader_reads_the_same_formats(tmp_path):
     assert torch.equal(model.clip.positional_embedding, stretch_positions(clip.positional_embedding)) and torch.equal(model.clip.visual.conv1.weight, clip.visual.conv1.weight)
     back = GeoAlignCLIP.from_pretrained(save(model.state_dict(), tmp_path/'again.pt'), arch='geoalign-debug')
     assert all(torch.equal(v, back.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+# configuration files of a wrong shape
+
+def edited(*path, value=None, drop=False):
+    "A change deep in a config.json"
+    def change(config):
+        for key in path[:-1]: config = config[key]
+        if drop: del config[path[-1]]
+        else: config[path[-1]] = value
+    return change
+
+
+@pytest.mark.parametrize('change, words', [
+    (edited('clip', drop=True), "lacks 'clip'"), (edited('clip', value=5), "under 'clip'"), (edited('clip', 'embed_dim', drop=True), "lacks 'clip.embed_dim'"), (edited('clip', 'embed_dim', value='32'), '"32" under \'clip.embed_dim\''),
+    (edited('clip', 'vision_cfg', value=[]), 'clip.vision_cfg'), (edited('clip', 'text_cfg', drop=True), 'clip.text_cfg'), (edited('preprocess', drop=True), "lacks 'preprocess'"), (edited('preprocess', 'size', value='64'), 'preprocess.size'),
+    (edited('preprocess', 'mean', value=None), 'preprocess.mean'), (edited('preprocess', 'mode', value='sideways'), 'sideways'), (edited('preprocess', 'colour', value='blue'), 'colour'), (edited('clip', 'text_cfg', 'heads', value=7), 'builds no model'),
+    (edited('clip', 'vision_cfg', 'layers', value='two'), 'builds no model'), (edited('clip', 'no_such_setting', value=1), 'no_such_setting'), (edited('clip', 'embed_dim', value=48), 'does not fit this architecture')])
+def test_a_config_of_a_wrong_shape_is_one_sentence(tmp_path, capsys, change, words):
+    from geoalignclip_nb.cli import main
+    GeoAlignCLIP.create('geoalign-debug').save_pretrained(tmp_path/'mine')
+    config = json.loads((tmp_path/'mine'/'config.json').read_text()); change(config)
+    (tmp_path/'mine'/'config.json').write_text(json.dumps(config))
+    make_scene(seed=0, size=64).image.save(tmp_path/'a.png')
+    with pytest.raises(GeoAlignError, match=re.escape(words)): GeoAlignCLIP.from_pretrained(tmp_path/'mine')
+    with pytest.raises(GeoAlignError, match=re.escape(words) if 'clip' in config else 'does not say its architecture'): zoo.load(tmp_path/'mine')
+    assert main(['ground', str(tmp_path/'a.png'), '--phrases', 'a', '--model', str(tmp_path/'mine')]) == 2
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1 and 'mine' in said and len(said) < 420
+
+
+@pytest.mark.parametrize('text, words', [('{"clip": ', 'not readable JSON'), ('[1, 2]', 'holds [1, 2]'), ('"clip"', 'holds "clip"'), ('', 'not readable JSON'), ('{"text_config": 5}', 'text_config'), ('{"text_config": {"hidden_size": "512"}}', "hidden_size '512'"),
+                                         ('{"text_config": {}, "vision_config": {"hidden_size": 100, "num_attention_heads": 0}}', 'num_attention_heads 0'), ('{"text_config": {"hidden_size": 100, "num_attention_heads": 7}}', 'builds no model'), ('{"text_config": {}, "projection_dim": "x"}', 'projection_dim')])
+def test_a_foreign_config_of_a_wrong_shape_is_one_sentence(tmp_path, text, words):
+    (tmp_path/'hf').mkdir(); (tmp_path/'hf'/'config.json').write_text(text)
+    save(random_clip(CONFIG).state_dict(), tmp_path/'hf'/'model.pt')
+    with pytest.raises(GeoAlignError, match=re.escape(words)) as e: zoo.load(tmp_path/'hf')
+    assert '\n' not in str(e.value)
+
+
+# one name with its place, from the terminal
+
+def test_a_checkpoint_file_from_the_terminal(tmp_path, capsys, monkeypatch):
+    "A small random checkpoint through ground, bench and matrix; each spelling gives the same numbers"
+    from geoalignclip_nb.cli import main
+    file = save(GeoAlignCLIP.create('geoalign-debug', seed=3).clip.state_dict(), tmp_path/'mine.pt')
+    for i in range(6):
+        (tmp_path/'folder'/'abc'[i % 3]).mkdir(parents=True, exist_ok=True); make_scene(seed=i, size=64).image.save(tmp_path/'folder'/'abc'[i % 3]/f'{i}.png')
+    monkeypatch.setenv('GEOALIGN_DATA', str(tmp_path))
+    picture, found = str(tmp_path/'folder'/'a'/'0.png'), []
+    spellings = [['--model', f'geoalign-debug.mine={file}'], ['--model', str(file), '--arch', 'geoalign-debug'], ['--model', 'geoalign-debug', '--weights', str(file)]]
+    for k, words in enumerate(spellings):
+        assert main(['ground', picture, '--phrases', 'roof', *words, '--json', str(tmp_path/'g.json')]) == 0
+        assert main(['bench', 'scene_classification', '--dataset', 'folder', *words, '--no-cache', '--out', str(tmp_path/f'{k}.json')]) == 0
+        r = json.loads((tmp_path/f'{k}.json').read_text())
+        found.append((json.loads((tmp_path/'g.json').read_text())['maps'], r['metrics'], r['checkpoint']))
+    assert found[0] == found[1] == found[2] and found[0][2] == sha256_of(file)
+    capsys.readouterr()
+    assert main(['matrix', '--models', f'geoalign-debug.mine={file}', '--benchmarks', 'scene_classification:folder', '--out', str(tmp_path/'out'), '--no-cache']) == 0
+    assert '1 computed' in capsys.readouterr().out
+    result, = (tmp_path/'out').iterdir()
+    assert json.loads(result.read_text())['metrics'] == found[0][1] and json.loads(result.read_text())['model'] == 'geoalign-debug.mine'
+    save(GeoAlignCLIP.create('geoalign-debug', seed=4).clip.state_dict(), file)
+    assert main(['matrix', '--models', f'geoalign-debug.mine={file}', '--benchmarks', 'scene_classification:folder', '--out', str(tmp_path/'out'), '--no-cache']) == 2
+    assert 'other weights' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('words, says', [
+    (['--model', 'FILE'], 'write it before the place, such as ViT-B-16-quickgelu='), (['--model', 'geoalign-debug=gone.pt'], 'gone.pt is not here'), (['--model', 'no-such=FILE'], "Architecture 'no-such' is unknown"),
+    (['--model', 'EVIL', '--arch', 'geoalign-debug'], '--unsafe'), (['--model', 'vhm'], '--base-url')])
+def test_sentences_at_the_terminal_name_its_own_words(tmp_path, capsys, words, says):
+    from geoalignclip_nb.cli import main
+    save(GeoAlignCLIP.create('geoalign-debug').clip.state_dict(), tmp_path/'w.pt'); torch.save(dict(a=Path('x')), tmp_path/'evil.pt')
+    (tmp_path/'set'/'a').mkdir(parents=True); make_scene(seed=0, size=64).image.save(tmp_path/'set'/'a'/'0.png')
+    words = [w.replace('FILE', str(tmp_path/'w.pt')).replace('EVIL', str(tmp_path/'evil.pt')) for w in words]
+    assert main(['bench', 'scene_classification', '--dataset', 'folder', '--root', str(tmp_path/'set'), '--no-cache', *words]) == 2
+    said = capsys.readouterr().err
+    assert says in said and said.count('\n') == 1 and not re.search(r'\b(path|arch|unsafe)=|from_pretrained|save_pretrained', said.replace('(in Python unsafe=True)', ''))
+
+
+def test_a_trusted_pickle_is_read_where_the_flag_allows_it(tmp_path):
+    from geoalignclip_nb.cli import main
+    state = GeoAlignCLIP.create('geoalign-debug').clip.state_dict()
+    torch.save(dict(state_dict=state, args=Path('x')), tmp_path/'old.pt')
+    make_scene(seed=0, size=64).image.save(tmp_path/'a.png')
+    words = ['ground', str(tmp_path/'a.png'), '--phrases', 'a', '--model', f"geoalign-debug={tmp_path/'old.pt'}"]
+    assert main(words) == 2 and main([*words, '--unsafe']) == 0
+
+
+def test_a_name_with_a_sign_is_a_folder_where_there_is_one(tmp_path, monkeypatch):
+    from geoalignclip_nb.architectures import split_name
+    monkeypatch.chdir(tmp_path); (tmp_path/'lr=1').mkdir()
+    assert split_name('lr=1') == ('lr=1', None) and split_name('lr=2') == ('lr', '2') and split_name('a.b=c=d') == ('a.b', 'c=d') and split_name('a=') == ('a=', None)

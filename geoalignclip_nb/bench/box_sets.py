@@ -4,23 +4,24 @@
 
 # %% auto #0
 __all__ = ['BOX_SETS', 'NEAR_MISS_SETS', 'VHR10', 'RRSIS_D', 'COLOURS', 'CORNERS', 'FACINGS', 'CHOICE', 'original_rows',
-           'coco_rows', 'vhr10', 'refer_items', 'refer_rows', 'all_objects', 'rrsis_d', 'rsvg_rows', 'with_near_misses',
-           'rrsis_hr', 'choice_items', 'choice_samples', 'option_rows', 'choice_image', 'mask_rows', 'corner_rows',
-           'choice_instances']
+           'coco_rows', 'vhr10', 'refer_items', 'refer_rows', 'all_objects', 'rrsis_d', 'rsvg_rows', 'frozen',
+           'with_near_misses', 'rrsis_hr', 'choice_items', 'choice_samples', 'option_rows', 'choice_image', 'mask_rows',
+           'corner_rows', 'choice_instances', 'written_boxes']
 
 # %% ../../nbs/50b_box_sets.ipynb #aeec3b50
-import re
+import functools, re
 import xml.etree.ElementTree as ET
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from . import near_misses
-from .datasets import BenchSet, DataSet
+from .datasets import OWN_SETS, BenchSet, DataSet, coco_set
 from .formats import begin, box_style, fill, four_numbers, kept_box, layout, mask_box, options_of, picture_sizes, plain_pickle, rle_mask, rsvg_line, spoken
-from ..core import GeoAlignError, Region, Sample, sha256_of, stable_hash
+from ..core import GeoAlignError, Region, Sample, check_writable, sha256_of, stable_hash
 from ..data.sources import picture_path, read_json
 
 # %% ../../nbs/50b_box_sets.ipynb #7bd333a9
@@ -147,13 +148,24 @@ def rsvg_rows(out: BenchSet, base):
             else: out.skipped['line is unreadable'] += 1
 
 # %% ../../nbs/50b_box_sets.ipynb #f85dec17
-def with_near_misses(out: BenchSet, words: str, negatives='', n: int = 10, seed: int = 0) -> BenchSet:
-    "Near misses for every region: from the frozen file `negatives` where it exists, else made and, with a name, frozen there"
-    pairs = [(s.source_image_id, r.text) for s in out.samples for r in s.regions]
-    made = near_misses.load(negatives) if negatives and Path(negatives).exists() else near_misses.make(pairs, words, n, seed)
-    if negatives and not Path(negatives).exists(): near_misses.freeze(negatives, made)
-    out.samples, out.files['near misses'] = near_misses.attach(out.samples, made), made['sha256']
+def frozen(
+    out: BenchSet,
+    negatives,  # name of a file, '' for none
+    make,  # function that makes near misses
+) -> dict:
+    "Near misses of a frozen file where it exists, else made and, with a name, frozen there; `out` says which"
+    there = bool(negatives) and Path(negatives).exists()
+    if negatives and not there: check_writable(negatives)
+    made = near_misses.load(negatives) if there else make()
+    if negatives and not there: near_misses.freeze(negatives, made)
+    out.files['near misses'] = made['sha256']
     out.notes.append(f"Near misses by {made['generator']}, at most {made['n']} per sentence, seed {made['seed']}: " + ', '.join(f'{v:,} {k}' for k, v in made['counts'].items()) + '.')
+    return made
+
+def with_near_misses(out: BenchSet, words: str, negatives='', n: int = 10, seed: int = 0) -> BenchSet:
+    "Near misses for every region, by word lists"
+    pairs = [(s.source_image_id, r.text) for s in out.samples for r in s.regions]
+    out.samples = near_misses.attach(out.samples, frozen(out, negatives, lambda: near_misses.make(pairs, words, n, seed)))
     return out
 
 # %% ../../nbs/50b_box_sets.ipynb #ffc7e63f
@@ -271,3 +283,22 @@ def choice_instances(
 
 NEAR_MISS_SETS['choice-ins'] = DataSet('choice-ins', 'fine_grained', choice_instances, ('all',), 'all', dict(n=500), dict(n=500), **CHOICE,
     layout='perception/cross_instance_discerment/referring_expression_segmentation/referring_expression_segmentation.json with pictures and masks at the paths it names')
+
+# %% ../../nbs/50b_box_sets.ipynb #6e3fc53e
+def written_boxes(
+    name: str,  # 'rsod', 'vedai' or 'coco'
+    root=None,
+    split: str = None,
+    negatives='',  # frozen file of sentences and near misses
+    n: int = 10,
+    seed: int = 0,
+) -> BenchSet:
+    "Boxes against a sentence by the rule writer and its near misses; raises `GeoAlignError` as `coco_set` does"
+    out = coco_set(name, root, split)
+    made = frozen(out, negatives, lambda: near_misses.write_choices(out.samples, n, seed))
+    if lost := made.get('unreadable'): out.skipped['unreadable picture'] += len(lost)
+    out.samples = near_misses.take_choices(out.samples, made)
+    out.notes.append('The sentences were written by rules from class, place and pixels, not by a person.')
+    return out
+
+NEAR_MISS_SETS |= {k: replace(OWN_SETS[k], task='fine_grained', read=functools.partial(written_boxes, k)) for k in ('rsod', 'vedai', 'coco')}

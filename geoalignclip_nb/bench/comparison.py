@@ -68,19 +68,22 @@ def block_part(block: Block, cells: list) -> Part:
     return Part(f"Table {block.table} · {block.title} · the paper's N: {' / '.join(counts)}", ['paper', 'run', 'N', *block.columns.values(), 'remarks'], lines, notes)
 
 # %% ../../nbs/59a_comparison.ipynb #19595a03
-def other_part(others: list) -> Part:
-    "A line per run without a place in the paper's tables"
+def other_part(others: list, task: str) -> Part:
+    "A line per run of one task without a place in the paper's tables"
+    own = [(r, why) for r, why in others if r['task'] == task]
+    names = [k for k in METRICS if any(k in r['metrics'] for r, _ in own)]
+    unit = 'Shares from 0 to 1' if set(names) <= {'pointing_game', 'energy_in_box'} else 'Percent'
     def number(r, k):
         limits = r['ci95'].get(k)
-        return f"{k} {r['metrics'][k]:.2f}" + (f' ({limits[0]:.2f}–{limits[1]:.2f})' if limits else '')
-    lines = [[f"{r['model']}: {how(r)}", f"{r['task']} {r['dataset']} {r['split']}", counted(r), ', '.join(number(r, k) for k in METRICS if k in r['metrics']), why, remarks(r)] for r, why in others]
-    return Part('Runs that the paper does not have', ['run', 'task, set, split', 'N', 'percent (95 % interval)', 'why', 'remarks'], lines, [])
+        return '–' if k not in r['metrics'] else f"{r['metrics'][k]:.2f}" + (f' ({limits[0]:.2f} to {limits[1]:.2f})' if limits else '')
+    lines = [[f"{r['model']}: {how(r)}", f"{r['dataset']} {r['split']}", counted(r), *(number(r, k) for k in names), why, remarks(r)] for r, why in own]
+    return Part(f'Runs that the paper does not have · {task}', ['run', 'set, split', 'N', *names, 'why', 'remarks'], lines, [f'{unit}, with the 95 % interval.'])
 
 # %% ../../nbs/59a_comparison.ipynb #a0c5041a
 def parts(tables: Tables) -> list:  # of `Part`
     "All printed tables of a comparison"
     out = [block_part(b, own) for b in BLOCKS for own in [[c for c in tables.cells if c.block == b]] if own]
-    if tables.others: out.append(other_part(tables.others))
+    out += [other_part(tables.others, t) for t in dict.fromkeys(r['task'] for r, _ in tables.others)]
     if tables.skipped: out.append(Part('Files that are no results', ['file', 'why'], [list(x) for x in tables.skipped.items()], []))
     return out
 
@@ -91,7 +94,7 @@ def markdown_text(tables: Tables) -> str:
 
 def html_text(tables: Tables) -> str:
     "For a browser"
-    row = lambda cells, tag: '<tr>' + ''.join(f'<{tag}>{html.escape(str(c))}</{tag}>' for c in cells) + '</tr>'
+    row = lambda cells, tag: '<tr>' + ''.join(f'<{tag} style="text-align: left">{html.escape(str(c))}</{tag}>' for c in cells) + '</tr>'
     one = lambda p: f'<h3>{html.escape(p.title)}</h3>\n<table>\n<thead>{row(p.header, "th")}</thead>\n<tbody>\n' + '\n'.join(row(x, 'td') for x in p.lines) + f'\n</tbody>\n</table>\n<p>{html.escape(" ".join(p.notes))}</p>\n'
     return ''.join(map(one, parts(tables)))
 

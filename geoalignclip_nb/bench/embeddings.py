@@ -23,9 +23,10 @@ from ..pictures import load_image
 # %% ../../nbs/50d_embeddings.ipynb #ce64d603
 def weights_hash(
     model,  # a model of the zoo, or any `GeoAlignCLIP`
-) -> str:  # 64 hex digits
+) -> str:  # 64 hex digits; '' of a model behind a server
     "sha256 of a model's checkpoint file where it is known, else of its tensors, name by name"
-    if getattr(model, 'checkpoint', ''): return model.checkpoint
+    known = getattr(model, 'checkpoint', '')
+    if known or not hasattr(model, 'state_dict'): return known  # one that talks has no tensors here
     h = hashlib.sha256()
     for name, t in sorted(model.state_dict().items()):
         h.update(f'{name} {tuple(t.shape)} {t.dtype}'.encode())

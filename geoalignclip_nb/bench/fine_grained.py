@@ -108,7 +108,7 @@ def near_miss_rows(
     "The choices that a set offers; raises `GeoAlignError` where there is none"
     rows = [(i, j, *near_misses(r, text, limit)) for i, s in enumerate(samples) for j, r in enumerate(s.regions)]
     kept = [r for r in rows if r[2] and r[3]]
-    if not kept: raise GeoAlignError(f'None of {len(rows)} regions has near misses of its {text}; prepare the source with data.negatives.prepare_boxes.')
+    if not kept: raise GeoAlignError(f'None of {len(rows)} regions has near misses of its {text}; choose a set whose regions have sentences with near misses.')
     return kept, len(rows) - len(kept)
 
 # %% ../../nbs/51_fine_grained.ipynb #1e379cbf

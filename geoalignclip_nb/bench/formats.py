@@ -80,7 +80,7 @@ def box_style(
     score = dict(xyxy=overlap(b), xywh=overlap(np.concatenate([b[:, :2], b[:, :2] + b[:, 2:]], 1)))
     style = max(score, key=score.get)
     told = f'mean overlap with the box of the mask over {len(b):,} boxes: {score["xyxy"]:.2f} read as xyxy, {score["xywh"]:.2f} as xywh'
-    if score[style] < .5: raise GeoAlignError(f'The boxes fit their masks in neither reading ({told}); use box=mask.')
+    if score[style] < .5: raise GeoAlignError(f'The boxes fit their masks in neither reading ({told}); use the option box=mask.')
     return style, f'bbox is read as {style}: {told}.'
 
 # %% ../../nbs/50ab_formats.ipynb #7b5cc88a
@@ -156,7 +156,7 @@ def picture_sizes(
         except (OSError, Image.DecompressionBombError): gone[p] = 'picture is unreadable' if Path(p).is_file() else 'picture is missing'
     if gone and not partial:
         p, why = next(iter(gone.items()))
-        raise GeoAlignError(f'{len(gone):,} of {len(paths):,} pictures fail, the first: {Path(p).name} ({why}); unpack the whole set, or set partial to leave them out.')
+        raise GeoAlignError(f'{len(gone):,} of {len(paths):,} pictures fail, the first: {Path(p).name} ({why}); unpack the whole set, or set the option partial=true to leave them out.')
     for p, why in gone.items(): out.skipped[why] += paths[p]
     return sizes
 

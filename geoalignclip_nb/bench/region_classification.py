@@ -23,9 +23,9 @@ from ..data.loader import Pictures
 from ..model import GeoAlignCLIP
 
 # %% ../../nbs/52_region_classification.ipynb #c8277702
-TEMPLATES = dict(skyscript=('a satellite photo of {}.', 'a satellite image of {}.'),
+TEMPLATES = dict(skyscript=('a satellite photo of {}.', 'a satellite image of {}'),
                  aerial=('an aerial image of {}.', 'a satellite image of {}.', 'an aerial view of {}.', '{} seen from above.', 'a picture of {} from the air.'),
-                 plain=('{}',),
+                 castdet=('a photo of {}',), plain=('{}',),
                  imagenet=tuple(t('{}') for t in open_clip.OPENAI_IMAGENET_TEMPLATES))
 
 def template_set(templates) -> list:

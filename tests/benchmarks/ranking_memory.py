@@ -6,6 +6,7 @@ Both forms rank a small set first and must agree. Then the block form ranks the 
 The peak is the high-water mark of resident memory minus what is resident before ranking begins (vectors and libraries). Without --out the numbers are only printed.
 """
 import argparse
+import datetime
 import json
 import platform
 import re
@@ -92,7 +93,7 @@ def main(argv=None):
         task='ranking_memory', command='python tests/benchmarks/ranking_memory.py ' + ' '.join([f'--n={a.n}', f'--m={a.m}', f'--small={a.small}', *keep]), n=a.n, m=a.m, d=a.d, rows=a.rows, columns=a.columns,
         dtype='float32', seed=a.seed, threads=a.threads, device='cpu', machine=platform.machine(), matrix_bytes=large['matrix_bytes'], large=large,
         small=dict(matrix=matrix, blocks=blocks, largest_difference=worst, ratio=round(blocks['peak_bytes'] / matrix['peak_bytes'], 4)),
-        ratio=round(large['peak_bytes'] / large['matrix_bytes'], 6), versions=dict(python=platform.python_version(), torch=torch.__version__))
+        ratio=round(large['peak_bytes'] / large['matrix_bytes'], 6), date=str(datetime.date.today()), versions=dict(python=platform.python_version(), torch=torch.__version__))
     text = json.dumps(result, indent=1)
     if a.out: Path(a.out).write_text(text + '\n')
     print(text)
