@@ -38,8 +38,8 @@ class Scene:
     "A picture as a file and boxes in pixels of the picture as it is seen on the screen"
     path: Path  # in Gradio's upload folder
     name: str  # the user's name for the file, safe to show
-    boxes: list = field(default_factory=list)  # dicts with xmin, ymin, xmax, ymax
-    turns: int = 0  # quarter turns clockwise, made on the screen
+    boxes: Any = field(default_factory=list)  # as the page sent them: dicts with xmin, ymin, xmax, ymax, see `drawn_rows`
+    turns: Any = 0  # quarter turns clockwise, made on the screen, see `quarter_turns`
 
 
 def read_payload(payload) -> Scene | None:
@@ -48,10 +48,7 @@ def read_payload(payload) -> Scene | None:
     if hasattr(payload, 'path'): payload = Payload(image=FileData(path=payload.path, orig_name=payload.orig_name))  # gr.Image
     if payload.image is None or not payload.image.path: return None
     path = Path(payload.image.path)
-    boxes = payload.boxes or []
-    if not isinstance(boxes, (list, tuple)): raise GeoAlignError('The boxes are not a list; give dicts with xmin, ymin, xmax, ymax.')
-    turns = payload.orientation
-    return Scene(path, Path(payload.image.orig_name or path).name, list(boxes), int(turns) % 4 if isinstance(turns, (int, float)) else 0)
+    return Scene(path, Path(payload.image.orig_name or path).name, payload.boxes or [], payload.orientation or 0)  # judged in a handler, where a sentence reaches the page
 
 
 def has_annotator() -> bool: return image_annotator is not None
@@ -86,10 +83,22 @@ def box_numbers(
     try:
         scale = float(box.get('scaleFactor') or 1)
         row = [float(box[k]) / scale for k in ('xmin', 'ymin', 'xmax', 'ymax')]
-    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError):
         raise GeoAlignError('A box lacks one of the numbers xmin, ymin, xmax, ymax; give all four in pixels.') from None
     if not np.isfinite(row).all(): raise GeoAlignError('A box holds a number that is not finite; give four numbers in pixels.')
     return row
+
+
+def drawn_rows(boxes) -> list:  # rows of four numbers
+    "The boxes of a `Scene`; raises `GeoAlignError` where they are no list of boxes"
+    if not isinstance(boxes, (list, tuple)): raise GeoAlignError('The boxes are not a list; give dicts with xmin, ymin, xmax, ymax.')
+    return [box_numbers(b) for b in boxes]
+
+
+def quarter_turns(value) -> int:  # 0 to 3
+    "The quarter turns of a `Scene`; raises `GeoAlignError` for anything but a whole number"
+    if isinstance(value, (int, float)) and np.isfinite(value) and value == int(value): return int(value) % 4
+    raise GeoAlignError(f'The orientation {str(value)[:40]!r} is no number of quarter turns; give 0, 1, 2 or 3.')
 
 
 def typed_boxes(

@@ -230,9 +230,10 @@ def collect(scene, typed: str, opened: dict) -> tuple:
         if not Path(opened['path']).exists(): raise GeoAlignError(f'{opened["name"]} is no longer on the server; open it again.')
         seen, image = opened['seen'], read_picture(opened['path'], opened['name'])
     else: image = read_picture(scene.path, scene.name); seen = image.size
-    image = adapters.turn(image, scene.turns)
-    if scene.turns % 2: seen = seen[::-1]
-    drawn = to_pixels(to_fractions([adapters.box_numbers(b) for b in scene.boxes], *seen), *image.size)
+    turns = adapters.quarter_turns(scene.turns)
+    image = adapters.turn(image, turns)
+    if turns % 2: seen = seen[::-1]
+    drawn = to_pixels(to_fractions(adapters.drawn_rows(scene.boxes), *seen), *image.size)
     boxes, dropped = adapters.tidy_boxes([*drawn, *adapters.typed_boxes(typed)], *image.size)
     return image, to_fractions(boxes, *image.size), dropped
 

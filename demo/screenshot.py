@@ -1,5 +1,6 @@
 """The README's picture: the demo with its first example grounded by the bundled model. `python demo/screenshot.py shot.png` (needs playwright and Chromium)"""
 import argparse
+import os
 import shutil
 
 import app
@@ -16,7 +17,7 @@ def main(argv=None):
     demo = app.build_demo()
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **app.launch_settings())
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=shutil.which('chromium'), args=['--no-sandbox'])
+        browser = play.chromium.launch(executable_path=os.environ.get('GEOALIGN_CHROMIUM') or shutil.which('chromium'), args=['--no-sandbox'])
         page = browser.new_page(viewport=dict(width=1200, height=900), device_scale_factor=1.5)
         page.set_default_timeout(1000 * args.seconds)
         page.goto(url)

@@ -17,7 +17,8 @@ PATIENCE = 1000 * int(os.environ.get('GEOALIGN_PATIENCE', '30'))  # milliseconds
 
 
 def find_chromium() -> str:
-    "Path of a Chromium; without one the test skips on a developer's machine and fails where CI=true"
+    "Path of a Chromium (GEOALIGN_CHROMIUM, or one on the path); without one the test skips on a developer's machine and fails where CI=true"
+    if os.environ.get('GEOALIGN_CHROMIUM'): return os.environ['GEOALIGN_CHROMIUM']
     for name in ('chromium', 'chromium-browser', 'google-chrome', 'chrome'):
         if shutil.which(name): return shutil.which(name)
     from playwright.sync_api import sync_playwright
