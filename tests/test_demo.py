@@ -136,6 +136,12 @@ def test_a_box_without_four_numbers_is_refused(box):
     with pytest.raises(GeoAlignError, match='numbers|number'): adapters.box_numbers(box)
 
 
+@pytest.mark.parametrize('turns', [float('nan'), float('inf'), 1.5, 'up', None])
+def test_an_orientation_is_a_whole_number(turns):
+    with pytest.raises(GeoAlignError, match='quarter turns'): adapters.quarter_turns(turns)
+    assert [adapters.quarter_turns(t) for t in (0, 5, -1, 2.)] == [0, 1, 3, 2]
+
+
 def test_scale_factor(): assert adapters.box_numbers(dict(xmin=10, ymin=20, xmax=30, ymax=40, scaleFactor=.5)) == [20, 40, 60, 80]
 
 
@@ -166,6 +172,17 @@ def test_ground(served, pictures):
     assert out['table']['data'][0] == ['1', '50, 20 – 150, 100', 'road', '0.100', '★ 0.300']
     for said in ('geoalign-tiny', 'trained weights', '8 × 6 patches', 'cosine above “background” 0.000 … 0.300', 'not detection', 'left out'): assert said in out['about'], said
     assert '-0.100' in out['bar'] and '0.400' in out['bar'] and 'one scale' in out['bar']
+
+
+def test_the_bundled_model_behind_the_endpoint():
+    "No stand-in: the weights that ship with the package, asked the way a program asks"
+    demo = app.build_demo()
+    try:
+        out = ground(Client(launch(demo), verbose=False), scene(DEMO/'examples'/'harbour.jpg', [(10, 10, 120, 120)]), 'ship; a zebra crossing')
+    finally: demo.close()
+    record = out['record']
+    assert record['model'] == 'geoalign-tiny' and record['weights'] == 'trained' and len(record['boxes']) == 1
+    assert all(np.isfinite([m['minimum'], m['maximum'], *m['peak']]).all() for m in record['maps']) and len(out['gallery']) == 2
 
 
 def test_no_box_is_fine(served, pictures):
@@ -219,6 +236,9 @@ MISTAKES = {
     'no picture at all': (dict(name='text'), 'text.png'),
     'no scene': (dict(name=None), 'no picture'),
     'box without a corner': (dict(boxes=[(1, 2, 3)]), 'xmax'),
+    'boxes that are no list': (dict(raw=dict(boxes='everywhere')), 'not a list'),
+    'box of a huge number': (dict(raw=dict(boxes=[dict(xmin=10**400, ymin=0, xmax=1, ymax=1)])), 'number'),
+    'orientation that is no turn': (dict(raw=dict(orientation='up')), 'quarter turns'),
     'typed words': (dict(typed='left of the plane'), 'not a box'),
     'typed three numbers': (dict(typed='1,2,3'), 'not a box'),
     'unknown method': (dict(method='magic'), 'magic'),
@@ -231,9 +251,9 @@ MISTAKES = {
 def test_a_mistake_is_one_sentence(served, pictures, case):
     given, named = MISTAKES[case]
     given = dict(given)
-    name, boxes = given.pop('name', 'plain'), given.pop('boxes', ())
+    name, boxes, raw = given.pop('name', 'plain'), given.pop('boxes', ()), given.pop('raw', {})
     with pytest.raises((AppError, ValueError)) as told:
-        ground(served[1], scene(pictures[name], boxes) if name else None, **given)
+        ground(served[1], scene(pictures[name], boxes) | raw if name else None, **given)
     said = str(told.value)
     assert named in said, said
     assert 'Traceback' not in said and '\n' not in said.strip(), said

@@ -337,6 +337,7 @@ def test_quality_file():
     for r in q['rows']:
         for k, v in r['metrics'].items():
             if v is not None: assert r['ci95'][k][0] - 1e-9 <= v <= r['ci95'][k][1] + 1e-9
+        for c in r['classes'].values(): assert c['ci95']['pointing_game'][0] - 1e-9 <= c['pointing_game'] <= c['ci95']['pointing_game'][1] + 1e-9
     for name in {r['dataset'] for r in q['rows']}:
         assert {*METHODS, 'centre', 'random map', 'random weights'} == {r['method'] for r in q['rows'] if r['dataset'] == name}
 

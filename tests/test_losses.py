@@ -214,3 +214,11 @@ def test_mistakes_end_in_one_sentence(name):
 def test_objective_signature_is_the_contract():
     names = list(inspect.signature(Objective).parameters)
     assert names[:8] == ['weights', 'stage', 'rpa', 'hna', 'vic', 'htc', 'duplicates', 'gather']
+
+
+def test_chunked_file_meets_its_goal():
+    "The committed measurement of tests/benchmarks/chunked_contrastive.py"
+    import json
+    from geoalignclip_nb.core import asset
+    measured = json.loads(asset('results/chunked_contrastive.json').read_text())
+    assert (measured['n'], measured['d']) == (16384, 512) and measured['ratio'] < .25

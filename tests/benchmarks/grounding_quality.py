@@ -84,21 +84,28 @@ def blind(maps, present):
 
 
 def numbers(items):
-    "Metrics of a list of pictures, each (marks, present peaks, absent peaks)"
+    "Metrics of a list of pictures, each (marks, present peaks, absent peaks): percent, but for the area under the curve"
     marks = [m for i in items for m in i[0]]
     up, down = [p for i in items for p in i[1]], [p for i in items for p in i[2]]
-    return dict(pointing_game=float(np.mean([m[0] for m in marks])), energy_in_box=float(np.mean([m[1] for m in marks])),
+    return dict(pointing_game=100 * float(np.mean([m[0] for m in marks])), energy_in_box=100 * float(np.mean([m[1] for m in marks])),
                 auroc=auroc(up, down) if up and down else None)
+
+
+def with_interval(items, seed, resamples):
+    "Metrics of a list of pictures, and their 95 % intervals over pictures"
+    rng, value = np.random.default_rng(seed), numbers(items)
+    drawn = [numbers([items[j] for j in rng.integers(0, len(items), len(items))]) for _ in range(resamples)]
+    return value, {k: None if value[k] is None else [float(v) for v in np.percentile([d[k] for d in drawn if d[k] is not None], [2.5, 97.5])] for k in KEYS}
 
 
 def summary(dataset, method, items, seed, resamples=300):
     "One row: metrics, bootstrap intervals over pictures, metrics per class"
-    rng, value = np.random.default_rng(seed), numbers(items)
-    drawn = [numbers([items[j] for j in rng.integers(0, len(items), len(items))]) for _ in range(resamples)]
-    ci = {k: None if value[k] is None else [float(v) for v in np.percentile([d[k] for d in drawn if d[k] is not None], [2.5, 97.5])] for k in KEYS}
-    marks = [m for i in items for m in i[0]]
-    classes = {k: dict(pointing_game=float(np.mean([m[0] for m in marks if m[2] == k])), energy_in_box=float(np.mean([m[1] for m in marks if m[2] == k])),
-                       n_texts=sum(m[2] == k for m in marks)) for k in RSOD if any(m[2] == k for m in marks)}
+    marks, classes = [m for i in items for m in i[0]], {}
+    value, ci = with_interval(items, seed, resamples)
+    for k in [k for k in RSOD if any(m[2] == k for m in marks)]:
+        own = [([m for m in i[0] if m[2] == k], [], []) for i in items if any(m[2] == k for m in i[0])]
+        found, limits = with_interval(own, seed, resamples)
+        classes[k] = dict(pointing_game=found['pointing_game'], energy_in_box=found['energy_in_box'], n_texts=sum(len(i[0]) for i in own), ci95={m: v for m, v in limits.items() if v})
     return dict(dataset=dataset, method=method, n=len(items), n_texts=len(marks), n_absent=sum(len(i[2]) for i in items), metrics=value, ci95=ci, classes=classes)
 
 
@@ -149,8 +156,8 @@ def main():
         r, up, down, more = measure(name, pictures, model, untrained, a.seed)
         rows += r; present += up; floors += down; contrasts += more
         for row in r:
-            print(f"{name:9} {row['method']:15} N={row['n_texts']:4} " + ' '.join(f'{k} {v:.3f}' for k, v in row['metrics'].items() if v is not None)
-                  + ' | ' + ' '.join(f"{k} {c['pointing_game']:.2f}" for k, c in row['classes'].items()))
+            print(f"{name:9} {row['method']:15} N={row['n_texts']:4} " + ' '.join(f'{k} {v:.3g}' for k, v in row['metrics'].items() if v is not None)
+                  + ' | ' + ' '.join(f"{k} {c['pointing_game']:.0f}" for k, c in row['classes'].items()))
     low, high = float(np.median(floors)), float(np.percentile(present, 90))
     main_row = next(r for r in rows[::-1] if r['method'] == 'similarity')
     out = dict(task='grounding', dataset=main_row['dataset'], split=a.part, n=main_row['n'], n_texts=main_row['n_texts'],

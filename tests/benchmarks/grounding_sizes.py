@@ -42,7 +42,7 @@ def main():
             for method in ('similarity', 'contrast'):
                 items = [ask(model, load_image(image), present, absent, method)[:3] for image, present, absent in pictures]
                 rows.append(summary(name, method, items, a.seed) | dict(size=size))
-                print(f"{name:10} {method:10} {size:4} px " + ' '.join(f'{k} {v:.3f}' for k, v in rows[-1]['metrics'].items() if v is not None) + ' | ' + ' '.join(f"{k} {c['pointing_game']:.2f}" for k, c in rows[-1]['classes'].items()), flush=True)
+                print(f"{name:10} {method:10} {size:4} px " + ' '.join(f'{k} {v:.3g}' for k, v in rows[-1]['metrics'].items() if v is not None) + ' | ' + ' '.join(f"{k} {c['pointing_game']:.0f}" for k, c in rows[-1]['classes'].items()), flush=True)
     out = dict(task='grounding sizes', model=model.name, trained=model.trained, checkpoint=sha, rows=rows, seed=a.seed, seconds=round(time.time() - start, 1), device='cpu',
                threads=torch.get_num_threads(), versions=dict(torch=torch.__version__, python=platform.python_version()), date=datetime.date.today().isoformat())
     with write_beside(a.out) as file: file.write_text(json.dumps(out, indent=1, allow_nan=False) + '\n')
