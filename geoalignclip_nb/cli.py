@@ -46,9 +46,9 @@ def parse_boxes(
 BUNDLED = 'geoalign-tiny'  # weights travel with the package
 
 def _models(args):
-    "`geoalign models`: one name per line"
-    from geoalignclip_nb.zoo import list_models
-    print('\n'.join(list_models(args.pattern)))
+    "`geoalign models`: one name per line, and behind the name what it lacks"
+    from geoalignclip_nb.zoo import PRESETS, list_models
+    print('\n'.join(n + '  (no published weights)' * (n in PRESETS) for n in list_models(args.pattern)))
 
 # %% ../nbs/70_cli.ipynb #d1514d33
 def _check_target(path, suffix: str, flag: str, source: Path):
