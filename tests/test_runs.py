@@ -111,7 +111,7 @@ def test_a_result_holds_what_the_house_asks_for(model, folder, tmp_path):
     r = json.loads((tmp_path/'r.json').read_text())
     assert set('task dataset split n skipped model checkpoint resolution context_length resize_mode templates metrics ci95 seconds device versions seed'.split()) <= set(r)
     assert r['resolution'] == 64 and r['context_length'] == 248 and r['resize_mode'] == 'squash' and r['checkpoint'] == weights_hash(model)
-    assert set(r['metrics']) == set(r['ci95']) == {'acc1', 'acc5'}
+    assert set(r['metrics']) == set(r['ci95']) == {'acc1', 'acc5', 'acc1_macro'} and all(v['ci95'] is None or v['ci95'][0] <= v['acc1'] <= v['ci95'][1] for v in r['details']['per_class'].values())
 
 
 def test_a_failing_run_leaves_no_file(model, folder, tmp_path):
