@@ -154,7 +154,7 @@ def _bench(args):
     if talk and split_name(args.model)[0] not in LVLMS: raise GeoAlignError(f"--base-url, --answers and --questions are for models that talk ({', '.join(LVLMS)}); {args.model} has vectors, leave them away.")
     r = run_benchmark(args.task, args.dataset, lambda: _load(args, **talk), args.root, args.split, args.out, _bench_settings(args))
     if args.questions: return print(f"{r['n']:,} questions are in {args.questions}; give their answers back with --answers")
-    print(f"{r['model']} · {r['task']} · {r['dataset']} {r['split']} · n = {r['n']:,}" + (f" ({r['n_texts']:,} texts)" if 'n_texts' in r else ''))
+    print(f"{r['model']} · {r['task']} · {r['dataset']} {r['split']}{''.join(f', {k} {v}' for k, v in r['settings']['options'].items())} · n = {r['n']:,}" + (f" ({r['n_texts']:,} texts)" if 'n_texts' in r else ''))
     for k, v in r['metrics'].items(): print(f"  {k:12} {v:6.2f}  [{r['ci95'][k][0]:.2f}, {r['ci95'][k][1]:.2f}]")
     for told in ([f'left out: {n:,} × {why}' for why, n in r['skipped'].items()] + r['notes'] + [r['counts']]): print(f'  {told}')
 
