@@ -46,9 +46,9 @@ def parse_boxes(
 BUNDLED = 'geoalign-tiny'  # weights travel with the package
 
 def _models(args):
-    "`geoalign models`: one name per line"
-    from geoalignclip_nb.zoo import list_models
-    print('\n'.join(list_models(args.pattern)))
+    "`geoalign models`: one name per line, and behind the name what it lacks"
+    from geoalignclip_nb.zoo import PRESETS, list_models
+    print('\n'.join(n + '  (no published weights)' * (n in PRESETS) for n in list_models(args.pattern)))
 
 # %% ../nbs/70_cli.ipynb #d1514d33
 def _check_target(path, suffix: str, flag: str, source: Path):
@@ -154,7 +154,7 @@ def _bench(args):
     if talk and split_name(args.model)[0] not in LVLMS: raise GeoAlignError(f"--base-url, --answers and --questions are for models that talk ({', '.join(LVLMS)}); {args.model} has vectors, leave them away.")
     r = run_benchmark(args.task, args.dataset, lambda: _load(args, **talk), args.root, args.split, args.out, _bench_settings(args))
     if args.questions: return print(f"{r['n']:,} questions are in {args.questions}; give their answers back with --answers")
-    print(f"{r['model']} · {r['task']} · {r['dataset']} {r['split']} · n = {r['n']:,}" + (f" ({r['n_texts']:,} texts)" if 'n_texts' in r else ''))
+    print(f"{r['model']} · {r['task']} · {r['dataset']} {r['split']}{''.join(f', {k} {v}' for k, v in r['settings']['options'].items())} · n = {r['n']:,}" + (f" ({r['n_texts']:,} texts)" if 'n_texts' in r else ''))
     for k, v in r['metrics'].items(): print(f"  {k:12} {v:6.2f}  [{r['ci95'][k][0]:.2f}, {r['ci95'][k][1]:.2f}]")
     for told in ([f'left out: {n:,} × {why}' for why, n in r['skipped'].items()] + r['notes'] + [r['counts']]): print(f'  {told}')
 

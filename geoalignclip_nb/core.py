@@ -187,7 +187,7 @@ def check_writable(
 def clean_text(text: str, limit: int = 10_000) -> str:
     "One line without control characters; raises `GeoAlignError` when nothing is left or `limit` characters are passed"
     if not isinstance(text, str): raise GeoAlignError(f'A phrase must be text, not {type(text).__name__}; write words such as "white plane".')
-    text = re.sub(r'[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\ud800-\udfff]+', ' ', text)
+    text = re.sub(r'[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+', ' ', text)
     text = ' '.join(text.split())
     if not text: raise GeoAlignError('A phrase is empty; write at least one word, such as "white plane".')
     if len(text) > limit: raise GeoAlignError(f'A phrase has {len(text):,} characters, more than {limit:,}; shorten it.')

@@ -232,6 +232,7 @@ def ground(
     scale: tuple = None,  # (vmin, vmax) of the colours; None: `measured_scale`, or 0 to 1 for shares of the maximum
 ) -> GroundResult:
     "Where is each phrase in the picture, and how well does it fit each box?"
+    if getattr(model, 'family', '') == 'lvlm': model.dense()  # refuses in its own sentence
     phrases, boxes = _checked(phrases, boxes, method)
     image, frame = load_image(image), _frame(model, size)
     how = METHODS[method]

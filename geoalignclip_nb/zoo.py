@@ -7,7 +7,7 @@ __all__ = ['ENTRIES', 'BUNDLED', 'SUFFIXES', 'Entry', 'list_models', 'unknown', 
            'checked', 'TwoHeads', 'long_tower', 'load_weights', 'random_twin', 'load_any', 'load']
 
 # %% ../nbs/15_zoo.ipynb #3666a6b2
-import difflib, fnmatch, hashlib, json, re, zipfile
+import difflib, fnmatch, hashlib, json, re, shutil, zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 
-from .architectures import architecture, build_clip, configured, read_config, split_name
+from .architectures import PRESETS, architecture, build_clip, configured, read_config, split_name, unpublished
 from .checkpoints import from_hugging_face_config, read_weights
 from .core import GeoAlignError, asset, cache_dir, sha256_of, write_beside
 from .lvlm import LVLMS, load as load_lvlm
@@ -91,7 +91,7 @@ def list_models(
     pattern: str = '*',  # shell pattern, case ignored; a bare word is searched anywhere in the name
 ) -> list:  # names for `load` and for every `--model`
     "Names of models, the bundled one first; raises `GeoAlignError` when none matches"
-    names = [BUNDLED, *ENTRIES, *LVLMS, *(f'{arch}.{tag}' for arch, tag in open_clip.list_pretrained() if _answers(arch, tag))]
+    names = [BUNDLED, *PRESETS, *ENTRIES, *LVLMS, *(f'{arch}.{tag}' for arch, tag in open_clip.list_pretrained() if _answers(arch, tag))]
     wild = pattern if any(c in pattern for c in '*?[') else f'*{pattern}*'
     found = [n for n in dict.fromkeys(names) if fnmatch.fnmatch(n.lower(), wild.lower())]
     if not found: raise GeoAlignError(f'No model is named like {pattern!r}; `geoalign models` lists all of them.')
@@ -137,15 +137,15 @@ def _from_archive(entry: Entry, folder: Path) -> Path:
         with zipfile.ZipFile(archive) as z, write_beside(folder/Path(entry.file).name) as out:
             members = [n for n in z.namelist() if Path(n).name == Path(entry.file).name]
             if not members: raise zipfile.BadZipFile('cut off, or another archive')
-            with z.open(members[0]) as source, open(out, 'wb') as target:
-                while block := source.read(2**20): target.write(block)
+            with z.open(members[0]) as source, open(out, 'wb') as target: shutil.copyfileobj(source, target, 2**20)
+        (folder/f'{Path(entry.file).name}.sha256').write_text(sha256_of(folder/Path(entry.file).name) + '\n')  # nobody publishes one: what arrived first is kept
     finally: archive.unlink(missing_ok=True)
     return folder/Path(entry.file).name
 
 # %% ../nbs/15_zoo.ipynb #8faa7f96
 def fetch(entry: Entry) -> Path:
     "The entry's file on this computer, downloaded if need be; raises `GeoAlignError` where that fails"
-    if home(entry).is_dir() and any(p.suffix in SUFFIXES for p in home(entry).iterdir()): return weight_file(home(entry), entry.file)
+    if home(entry).is_dir() and any(p.suffix in SUFFIXES and not p.name.startswith('.') for p in home(entry).iterdir()): return weight_file(home(entry), entry.file)
     try:
         if entry.url: return _from_archive(entry, home(entry))
         from huggingface_hub import HfApi, hf_hub_download
@@ -156,8 +156,7 @@ def fetch(entry: Entry) -> Path:
 # %% ../nbs/15_zoo.ipynb #2233841e
 def checked(path, want: str = '') -> str:
     "SHA-256 of a weight file; raises `GeoAlignError` where it is not the one that is wanted, or not the one in its name in the hub's cache"
-    path, found = Path(path), sha256_of(path)
-    real = path.resolve()
+    path, found, real = Path(path), sha256_of(path), Path(path).resolve()
     if not want and real.parent.name == 'blobs' and re.fullmatch('[0-9a-f]{64}', real.name): want = real.name
     if want and found != want.lower(): raise GeoAlignError(f'{path.name} has the SHA-256 {found[:12]}… instead of {want[:12].lower()}…; delete it and download it again, or give the place of the one that you have.')
     return found
@@ -283,6 +282,7 @@ def load(
     elif name == BUNDLED: model = load_any(asset(BUNDLED), name=BUNDLED, sha256=sha256)
     elif control: model = _control(control[1], int(control[2] or 0), config)
     elif name and place.exists(): model = load_any(place, config, **more)
+    elif name in PRESETS: raise unpublished(name)
     elif name in list_models(): model = _named(name)
     else: raise unknown(name)
     if preprocess.get('mode') == 'published': preprocess['mode'] = model.config.get('published_mode', model.preprocess.mode)

@@ -182,7 +182,8 @@ def test_region_classification_by_hand():
         got = region.region_classification(Colours(TABLE), Pictures([picture(RED, GREEN, regions)], 32), CLASSES, 32, ['{}'], view)
         assert got['acc1'] == pytest.approx(200/3) and got['acc1_macro'] == pytest.approx(75) and got['acc5'] == 100
         assert got['skipped'] == {'unknown class volcano': 1, 'unknown class (none)': 1}
-        assert got['per_class'] == dict(red=dict(n=2, acc1=50), green=dict(n=1, acc1=100), blue=dict(n=0, acc1=None))
+        assert got['per_class'] == dict(red=dict(n=2, acc1=50, ci95=(50, 50)), green=dict(n=1, acc1=100, ci95=(100, 100)), blue=dict(n=0, acc1=None, ci95=None))  # one picture: nothing varies
+        assert got['ci95']['acc1_macro'] == (75, 75)
         assert got['confusion'] == [[1, 1, 0], [0, 1, 0], [0, 0, 0]] and got['majority'] == pytest.approx(200/3)
         json.dumps(got, allow_nan=False)
 
@@ -198,7 +199,17 @@ def test_classification_result_equals_double_loop(seed):
         for k in hits: hits[k].append(np.mean([r < k for r in ranks]))
     assert got['acc1'] == pytest.approx(100 * np.mean(hits[1])) and got['acc5'] == pytest.approx(100 * np.mean(hits[5]))
     per = [100 * np.mean([h for h, t in zip(hits[1], target) if t == c]) for c in range(8) if c in target]
-    assert got['acc1_macro'] == pytest.approx(np.mean(per)) and got['per_class']['h'] == dict(n=0, acc1=None)
+    assert got['acc1_macro'] == pytest.approx(np.mean(per)) and got['per_class']['h'] == dict(n=0, acc1=None, ci95=None)
+    macro, own = [], {c: [] for c in range(8)}  # the bootstrap of the classes, item by item
+    names, one = sorted(set(owner)), [np.mean([r < 1 for r in place((row[t], [s for c, s in enumerate(row) if c != t]))]) for row, t in zip(scores, target)]
+    for times in np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), 1000):
+        items = [k for p, m in zip(names, times) for _ in range(m) for k in range(40) if owner[k] == p]
+        got_now = {c: np.mean(v) for c in range(8) if (v := [one[k] for k in items if target[k] == c])}
+        for c, v in got_now.items(): own[c].append(100 * v)
+        macro.append(100 * np.mean(list(got_now.values())))
+    assert got['ci95']['acc1_macro'] == pytest.approx(tuple(np.percentile(macro, [2.5, 97.5])))
+    for c, k in enumerate('abcdefgh'):
+        if own[c]: assert got['per_class'][k]['ci95'] == pytest.approx(tuple(np.percentile(own[c], [2.5, 97.5])))
     m = np.zeros((8, 8))
     for row, t in zip(scores, target):
         best = [c for c in range(8) if row[c] == max(row)]

@@ -18,6 +18,10 @@ from geoalignclip_nb.scenes import make_scene
 SIDE = 128
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch): monkeypatch.setenv('GEOALIGN_CACHE', str(tmp_path/'cache'))
+
+
 def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else (content if isinstance(content, str) else json.dumps(content)).encode())
@@ -189,10 +193,21 @@ def test_a_set_inside_the_folder_of_its_archive(tmp_path):
     assert len(B.vhr10(tmp_path/'a').samples) == 1
 
 
+def test_vhr_as_the_hub_unpacks(tmp_path):
+    whole = vhr(tmp_path/'hub'/'NWPU VHR-10 dataset', boxes=[(0, 1, (1, 2, 3, 4))])
+    inside = B.vhr10(tmp_path/'hub')
+    (whole/'annotations.json').rename(tmp_path/'hub'/'annotations.json')  # beside the folder of the zip
+    for root in (tmp_path/'hub', whole): assert (got := B.vhr10(root)).samples == inside.samples and got.files == inside.files
+    assert len(B.vhr10(tmp_path/'hub', boxes='original').samples) == 1
+    (tmp_path/'hub'/'annotations.json').unlink()
+    refused(lambda: B.vhr10(tmp_path/'hub'), 'vhr10 was not found', 'chaozhong2010')
+    assert len(B.vhr10(tmp_path/'hub', boxes='original').samples) == 1
+
+
 @pytest.mark.parametrize('name', ['vhr10', 'rrsis-d', 'rrsis-hr', 'choice-img', 'choice-ins'])
 def test_a_set_that_is_not_there(tmp_path, name):
     data = (B.BOX_SETS | B.NEAR_MISS_SETS)[name]
-    for root in (tmp_path, tmp_path/'none'): refused(lambda: data.read(root), name, data.where, data.layout, data.terms, data.size)
+    for root in (tmp_path, tmp_path/'none'): refused(lambda: data.read(root), name, f"{data.where} ({data.size or 'size not known'}, {data.terms})", data.layout, '--root')
     refused(lambda: data.read(tmp_path, 'tset'), 'tset')
     assert data.name == name and data.split in data.splits
     assert data.n and data.paper_n
@@ -337,6 +352,28 @@ def test_rrsis_hr_frozen(tmp_path):
     refused(lambda: B.rrsis_hr(tmp_path, 'train', negatives=tmp_path/'n.json'), 'do not know', 'baseball field')
     (tmp_path/'n.json').write_text((tmp_path/'n.json').read_text().replace('upper left', 'upper  left', 1))
     refused(lambda: B.rrsis_hr(tmp_path, negatives=tmp_path/'n.json'), 'n.json', 'changed')
+
+
+def test_near_misses_without_a_file_are_frozen_in_the_cache(tmp_path):
+    refer(tmp_path, 'rrsishr', HR_ROWS, HR)
+    first, folder = B.rrsis_hr(tmp_path), tmp_path/'cache'/'near_misses'
+    (file,) = folder.iterdir()
+    assert re.fullmatch(r'rrsis-hr-test-[0-9a-f]{8}\.json', file.name) and N.load(file)['sha256'] == first.files['near misses'] and first.seed == 0
+    assert f'frozen in near_misses/{file.name} of the cache' in first.notes[-1] and not any(str(tmp_path) in n for n in first.notes)
+    other = N.make([(s.source_image_id, r.text) for s in first.samples for r in s.regions], seed=3)
+    file.unlink(); N.freeze(file, other)  # what lies there is read, not made anew
+    assert (again := B.rrsis_hr(tmp_path)).files['near misses'] == other['sha256'] != first.files['near misses'] and again.seed == 3
+    assert B.rrsis_hr(tmp_path, seed=1).seed == 1 and B.rrsis_hr(tmp_path, n=4).samples != again.samples and B.rrsis_hr(tmp_path, 'train').seed == 0
+    assert len(list(folder.iterdir())) == 4
+    file.write_text(file.read_text().replace('"n": 10', '"n": 9'))
+    refused(lambda: B.rrsis_hr(tmp_path), file.name, 'changed')
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    refer(tmp_path, 'rrsishr', HR_ROWS, HR); (tmp_path/'file').write_text('')
+    monkeypatch.setenv('GEOALIGN_CACHE', str(tmp_path/'file'/'cache'))
+    refused(lambda: B.rrsis_hr(tmp_path), 'GEOALIGN_CACHE', 'option negatives')
+    assert B.rrsis_hr(tmp_path, negatives=tmp_path/'n.json').seed == 0
 
 
 # RSVG-HR lines

@@ -114,7 +114,7 @@ def test_a_mistake_in_a_process(case, scene, tmp_path):
 
 def test_models(capsys):
     code, out, err = called(capsys, 'models')
-    names = out.split()
+    names = [line.split()[0] for line in out.splitlines()]
     assert code == 0 and names[0] == 'geoalign-tiny' and 'ViT-B-16-quickgelu.openai' in names and len(set(names)) == len(names)
     assert 'ViT-B-16.openai' not in names, 'the right weights with the wrong activation'
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from geoalignclip_nb.core import GeoAlignError, Region, Sample, asset, clean_text
-from geoalignclip_nb.data import describe as D, negatives as N, sources as S
+from geoalignclip_nb.data import describe as D, negatives as N, sources as S, visual_grounding as V
 
 
 def real(name: str) -> Path:
@@ -227,3 +227,75 @@ def test_real_negatives_are_not_true_of_the_picture(source):
         true = {N.canonical(t) for r in s.regions for t in (r.phrase, r.text)}
         assert s.brief and s.detailed
         for r in s.regions: assert len(r.negatives) == 10 and not true & {N.canonical(t) for t, _ in r.negatives}
+
+# DIOR-RSVG
+
+def rsvg_tree(root: Path, files: dict, lists: dict, size=(100, 80)) -> Path:
+    "files: stem -> [(class, corners, sentence)], written in their order; lists: split -> running numbers"
+    (root/'Annotations').mkdir(parents=True); (root/'JPEGImages').mkdir()
+    for stem, objects in files.items():
+        Image.new('RGB', size, (120, 120, 120)).save(root/'JPEGImages'/f'{stem}.jpg')
+        one = lambda n, b, t: f'<object><name>{n}</name><pose>U</pose><bndbox><xmin>{b[0]}</xmin><ymin>{b[1]}</ymin><xmax>{b[2]}</xmax><ymax>{b[3]}</ymax></bndbox><description>{t}</description></object>'
+        (root/'Annotations'/f'{stem}.xml').write_text('<annotation>' + ''.join(one(*o) for o in objects) + '</annotation>')
+    for split, numbers in lists.items(): (root/f'{split}.txt').write_text('\n'.join(map(str, numbers)))
+    return root
+
+RSVG = {'00003': [('ship', (10, 10, 50, 30), 'a ship')], '00001': [('airplane', (0, 0, 50, 40), 'the left airplane'), ('airplane', (50, 0, 100, 40), 'the right airplane')],
+        '00002': [('windmill', (20, 20, 40, 40), 'a windmill')]}
+RSVG_LISTS = dict(train=[3, 0], val=[2], test=[1])
+
+def pairs(samples): return {(s.source_image_id, r.text) for s in samples for r in s.regions}
+
+def test_rsvg_numbers_count_objects_over_sorted_files(tmp_path, monkeypatch):
+    root = rsvg_tree(tmp_path, RSVG, RSVG_LISTS)
+    files, walk = sorted((root/'Annotations').iterdir()), Path.rglob
+    for order in (files, files[::-1], [files[1], files[2], files[0]]):  # whatever a walk through the folder answers
+        monkeypatch.setattr(Path, 'rglob', lambda self, pattern, order=order: iter(order))
+        assert pairs(V.dior_rsvg(root)) == {('00001.jpg', 'The left airplane.'), ('00003.jpg', 'A ship.')}
+        assert pairs(V.dior_rsvg(root, 'valid')) == {('00002.jpg', 'A windmill.')}
+        assert pairs(V.dior_rsvg(root, 'test')) == {('00001.jpg', 'The right airplane.')}
+    monkeypatch.setattr(Path, 'rglob', walk)
+    assert len(pairs(V.dior_rsvg(root, None))) == 4 and pairs(V.dior_rsvg(root.parent/root.name, 'all')) == pairs(V.dior_rsvg(root, None))
+
+def test_rsvg_picture_in_two_splits_is_left_out_alone(tmp_path):
+    root = rsvg_tree(tmp_path/'DIOR_RSVG', RSVG, RSVG_LISTS)
+    assert pairs(V.dior_rsvg(tmp_path, alone=True)) == {('00003.jpg', 'A ship.')}
+    with pytest.raises(GeoAlignError, match='no pair in split test'): V.dior_rsvg(root, 'test', alone=True)
+
+def test_rsvg_children_by_place_and_corners_as_they_stand(tmp_path):
+    root = rsvg_tree(tmp_path, RSVG, RSVG_LISTS)
+    f = root/'Annotations'/'00003.xml'
+    f.write_text('<annotation><object><label>ship</label><angle>3</angle><box><xmin>1</xmin><ymin>1</ymin><xmax>100</xmax><ymax>80</ymax></box><words>a  ship .</words></object></annotation>')
+    r, = [r for s in V.dior_rsvg(root) for r in s.regions if s.source_image_id == '00003.jpg']
+    assert (r.category, r.phrase, r.text) == ('ship', 'ship', 'A ship.') and np.allclose(r.box, (.01, 1/80, 1, 1))
+
+def test_rsvg_unreadable_object_keeps_its_number(tmp_path):
+    root, lost = rsvg_tree(tmp_path, RSVG, RSVG_LISTS), Counter()
+    f = root/'Annotations'/'00001.xml'
+    f.write_text(f.read_text().replace('<description>the left airplane</description>', ''))
+    assert pairs(V.dior_rsvg(root, skipped=lost)) == {('00003.jpg', 'A ship.')} and lost == {'unreadable object': 1}
+    assert pairs(V.dior_rsvg(root, 'val')) == {('00002.jpg', 'A windmill.')}
+
+@pytest.mark.parametrize('text', ['4', '0 0', 'one', '-1', '1.0'])
+def test_rsvg_lists_of_another_release_are_refused(tmp_path, text):
+    root = rsvg_tree(tmp_path, RSVG, RSVG_LISTS); (root/'train.txt').write_text(text)
+    with pytest.raises(GeoAlignError, match='train.txt has the entry'): V.dior_rsvg(root)
+
+def test_rsvg_faults_are_sentences(tmp_path):
+    root = rsvg_tree(tmp_path, RSVG, dict(train=[0]))
+    with pytest.raises(GeoAlignError, match='val.txt was not found'): V.dior_rsvg(root, 'val')
+    with pytest.raises(GeoAlignError, match='choose train, val, test or all'): V.dior_rsvg(root, 'minival')
+    (root/'JPEGImages'/'00001.jpg').unlink()
+    with pytest.raises(GeoAlignError, match='the first is 00001.jpg'): V.dior_rsvg(root)
+    (root/'Annotations'/'00002.xml').write_text('<annotation>')
+    with pytest.raises(GeoAlignError, match='00002.xml is not XML'): V.dior_rsvg(root)
+
+def test_rsvg_is_a_source_of_training(tmp_path, monkeypatch):
+    from geoalignclip_nb.data.loader import open_source
+    rsvg_tree(tmp_path/'dior-rsvg', RSVG, RSVG_LISTS)
+    monkeypatch.setenv('GEOALIGN_DATA', str(tmp_path))
+    s, = open_source('dior-rsvg:train')
+    assert s.source_image_id == '00003.jpg' and s.brief and s.detailed and s.regions[0].text == 'A ship.' and s.regions[0].negatives
+    assert [x.source_image_id for x in open_source('dior-rsvg:val*2')] == ['00002.jpg'] * 2
+    assert sum(len(open_source(f'dior-rsvg:train-{t}')) for t in ('fit', 'held')) == 1
+    with pytest.raises(GeoAlignError, match='-fit'): open_source('dior-rsvg:train-best')

@@ -78,7 +78,10 @@ def test_missing_set_is_one_sentence(table, tmp_path, monkeypatch):
             with pytest.raises(GeoAlignError) as e: d.read(root)
             text = str(e.value)
             assert text.startswith(f'Data set {d.name} was not found') and text.count('\n') == 0 and text.endswith('--root.')
-            assert all(part in text for part in (d.where, d.size, d.terms, d.layout))
+            assert f'lay it out as {d.layout}' in text
+            if d.where: assert d.terms and f"get it from {d.where} ({d.size or 'size not known'}, {d.terms})" in text
+            else: assert d.name in ('folder', 'coco') and 'get it' not in text  # the reader's own pictures come from nowhere
+            assert f'into the folder {D.FOLDERS.get(d.name, d.name)} under' in text or root is not None
             assert ('nowhere' in text) == (root is not None) and ('GEOALIGN_DATA' in text) == (root is None)
 
 

@@ -344,12 +344,25 @@ def test_files_that_hold_no_answers(tmp_path):
 
 # the model's face
 
-@pytest.mark.parametrize('name', ['encode_image', 'encode_text', 'encode_regions', 'dense', 'preprocess', 'to_tensor'])
+@pytest.mark.parametrize('name', ['encode_image', 'encode_text', 'encode_regions', 'dense', 'preprocess', 'to_tensor', 'tokenize', 'use_preprocess', 'save_pretrained'])
 def test_refusals_are_one_sentence(name):
     model = load('skysensegpt', base_url='http://127.0.0.1:9/v1')
     assert model.family == 'lvlm' and model.name == 'skysensegpt' and isinstance(model, LVLM)
     with pytest.raises(GeoAlignError) as e: getattr(model, name)('anything', boxes=1)
     assert name in str(e.value) and str(e.value).count('.') == 1 and str(e.value).endswith('.')
+
+@pytest.mark.parametrize('method', ['similarity', 'contrast', 'gradcam', 'legrad'])
+def test_maps_of_a_model_that_talks_are_refused(method, tmp_path, capsys):
+    from geoalignclip_nb.cli import main
+    from geoalignclip_nb.ground import ground
+    (tmp_path/'a.jsonl').write_text('{"key": "k", "answer": "A"}\n')
+    picture().save(tmp_path/'p.png')
+    model = load('vhm', answers=tmp_path/'a.jsonl')
+    for more in ({}, dict(boxes=[(0, 0, 1, 1)]), dict(size=64)):
+        with pytest.raises(GeoAlignError, match='vhm is a language model and has no dense; it can only choose'): ground(model, picture(), ['plane'], method=method, **more)
+    assert main(['ground', str(tmp_path/'p.png'), '--phrases', 'plane', '--method', method, '--model', f"vhm={tmp_path/'a.jsonl'}", '--out', str(tmp_path/'o.png')]) == 2
+    err = capsys.readouterr().err
+    assert 'vhm is a language model' in err and 'Traceback' not in err and not (tmp_path/'o.png').exists()
 
 def test_load_says_what_it_needs():
     for name in LVLMS:

@@ -17,6 +17,10 @@ from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.scenes import make_scenes
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch): monkeypatch.setenv('GEOALIGN_CACHE', str(tmp_path/'cache'))
+
+
 @pytest.fixture(scope='module')
 def model(): return GeoAlignCLIP.create('geoalign-debug', seed=0)
 
@@ -107,7 +111,7 @@ def test_a_result_holds_what_the_house_asks_for(model, folder, tmp_path):
     r = json.loads((tmp_path/'r.json').read_text())
     assert set('task dataset split n skipped model checkpoint resolution context_length resize_mode templates metrics ci95 seconds device versions seed'.split()) <= set(r)
     assert r['resolution'] == 64 and r['context_length'] == 248 and r['resize_mode'] == 'squash' and r['checkpoint'] == weights_hash(model)
-    assert set(r['metrics']) == set(r['ci95']) == {'acc1', 'acc5'}
+    assert set(r['metrics']) == set(r['ci95']) == {'acc1', 'acc5', 'acc1_macro'} and all(v['ci95'] is None or v['ci95'][0] <= v['acc1'] <= v['ci95'][1] for v in r['details']['per_class'].values())
 
 
 def test_a_failing_run_leaves_no_file(model, folder, tmp_path):
@@ -333,7 +337,8 @@ def test_near_misses_of_boxes_are_frozen_and_run_from_the_command(coco, tmp_path
     assert first['n'] == made['counts']['sentences'] == len(made['items']) and first['files']['near misses'] == made['sha256'] and set(first['metrics']) == {'acc1', 'acc5'}
     assert first['settings']['options'] == {'negatives': 'near.json'} and str(tmp_path) not in (tmp_path/'a.json').read_text(), 'no path of a machine in a result'
     assert all(1 <= len(m) <= 10 and t not in [x for x, *_ in m] for _, t, m in made['items'])
-    assert main([*words, '--out', str(tmp_path/'b.json')]) == 0  # made again, not read
+    assert main([*words, '--out', str(tmp_path/'b.json')]) == 0  # made again, into the cache
+    assert any('near_misses/coco-all-' in n and str(tmp_path) not in n for n in json.loads((tmp_path/'b.json').read_text())['notes'])
     assert json.loads((tmp_path/'b.json').read_text())['metrics'] == first['metrics'] and json.loads((tmp_path/'b.json').read_text())['files'] == first['files']
     changed = made | dict(items=[[p, 'Something else.', m] for p, _, m in made['items']])
     file.write_text(json.dumps(changed))
@@ -356,6 +361,18 @@ def test_a_box_in_an_unreadable_picture_is_counted(coco, model):
     (coco/'images'/'0.png').write_bytes(b'no picture')
     got = runs.run_benchmark('fine_grained', 'coco', model, coco, quiet=True)
     assert got['skipped'] == {'unreadable picture': 1} and got['n'] > 0 and not any('0.png' in s for s in got['files'])
+    assert any('not kept, because pictures are unreadable' in n for n in got['notes'])
+    Image.new('RGB', (128, 128), 'red').save(coco/'images'/'0.png')  # repaired, and nothing remembers
+    again = runs.run_benchmark('fine_grained', 'coco', model, coco, quiet=True)
+    assert not again['skipped'] and again['n'] > got['n']
+
+
+def test_the_seed_of_a_result_is_that_of_its_near_misses(coco, model, tmp_path):
+    seed = lambda task='fine_grained', **options: runs.run_benchmark(task, 'coco', model, coco, settings=Settings(options=options), quiet=True)['seed']
+    assert (seed(), seed(seed=2), seed(seed='3'), seed('region_classification')) == (0, 2, 3, 0)
+    assert seed(seed=4, negatives=tmp_path/'n.json') == 4 and seed(seed=5, negatives=tmp_path/'n.json') == 4  # the file decides
+    items = runs.open_set('region_classification', 'coco', coco)  # a set that was drawn otherwise: what was asked for
+    assert runs.result_of(model, items, 'region_classification', Settings(options=dict(seed=6)))['seed'] == 6
 
 
 @pytest.mark.parametrize('name,n', [('rsod', 1337), ('vedai', 538)])

@@ -331,3 +331,34 @@ def test_a_real_run_is_a_whole_result(tmp_path):
     put(tmp_path, 'r.json', r)
     t = paper_tables(read_results(tmp_path))
     assert not t.cells and t.others[0][1] == 'the paper has no such benchmark' and 'does not have · retrieval' in comparison.markdown_text(t) and '| scenes test |' in comparison.markdown_text(t)
+
+
+@pytest.mark.parametrize('change, why', [
+    (dict(dataset='rrsis-hr', split='test', settings=dict(options=dict(source='rsvg-hr'))), 'source rsvg-hr instead of rrsis-hr'),
+    (dict(dataset='choice-ins', split='all', settings=dict(options=dict(task='attribute_recognition'))), 'task attribute_recognition instead of referring_expression_segmentation'),
+    (dict(dataset='choice-ins', split='all', settings=dict(options=dict(n='4', seed=0))), 'n 4 instead of 10'),
+    (dict(task='region_classification', dataset='vhr10', split='all', settings=dict(options=dict(boxes='original', partial='false'))), 'boxes original instead of coco')])
+def test_another_way_to_read_a_set_fills_no_cell(change, why):
+    ask = run(**(dict(task='fine_grained', model='ViT-L-14-quickgelu.lrsclip', metrics=dict(acc1=80., acc5=90.), ci95={}) | change))
+    t = cells(ask)
+    assert not t.cells and t.others[0][1] == f'read with {why}, which is another benchmark' and why in comparison.markdown_text(t)
+    assert cells(ask | dict(settings=dict(options={}))).cells
+
+
+@pytest.mark.parametrize('options', [dict(negatives='near.json'), dict(source='rrsis-hr'), dict(n='10', seed='0', partial='False')])
+def test_the_default_way_to_read_fills_a_cell(options):
+    assert cells(run(task='fine_grained', dataset='rrsis-hr', model='ViT-L-14-quickgelu.lrsclip', metrics=dict(acc1=80.), ci95={}, settings=dict(options=options))).cells
+
+
+@pytest.mark.parametrize('cell, word', [
+    *(((7, m, 'FLOPs'), 'counting convention') for m in ('Ours', 'RemoteCLIP', 'SkyCLIP', 'LRSCLIP')), ((7, 'Ours', 'Param.'), '336-pixel'),
+    *(((6, str(k), 'RRSIS-HR Acc@1'), 'VRSBench') for k in range(1, 7)), ((3, 'DOTAv1.0 Ours', 'mAP_b'), '63.70'), ((6, '4', 'UCM-Caption I2T R@1'), '20.00'), ((6, '5', 'DOTAv1.0 mAP_n'), '21.50')])
+def test_doubts_that_follow_from_other_cells(cell, word): assert word in CELLS[cell]['doubt']
+
+
+def test_those_doubts_are_true():
+    v = paper_value
+    assert v(3, 'DOTAv1.0 FG-CLIP', 'mAP_b') == 63.7 > v(3, 'DOTAv1.0 Ours', 'mAP_b')
+    assert v(6, '4', 'UCM-Caption I2T R@1') < v(6, '3', 'UCM-Caption I2T R@1') == 20 and v(6, '5', 'DOTAv1.0 mAP_n') < v(6, '3', 'DOTAv1.0 mAP_n') < v(6, '4', 'DOTAv1.0 mAP_n') == 21.5
+    assert all(is_share(paper_table(6)[str(k)]['RRSIS-HR Acc@1'].printed, 577) for k in range(1, 6))
+    assert {v(7, m, 'FLOPs') for m in ('RemoteCLIP', 'SkyCLIP', 'LRSCLIP')} == {5.4} and v(7, 'Ours', 'FLOPs') == 13.65

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torchvision.ops import roi_align
 
 from geoalignclip_nb import zoo
-from geoalignclip_nb.architectures import DEBUG, activation, architecture, build_clip, image_size
+from geoalignclip_nb.architectures import DEBUG, PRESETS, activation, architecture, build_clip, image_size
 from geoalignclip_nb.checkpoints import normalise, read_tensors, save_hugging_face, to_hugging_face, unwrap
 from geoalignclip_nb.core import GeoAlignError, sha256_of
 from geoalignclip_nb.model import GeoAlignCLIP
@@ -440,6 +440,27 @@ def test_places_that_are_not_there(call, words):
     with pytest.raises(GeoAlignError, match=words): call()
 
 
+PAPER = ['paper-b16', 'paper-l14', 'paper-l14-336']
+
+
+def test_presets_of_the_paper_are_listed_and_marked(capsys):
+    from geoalignclip_nb.cli import main
+    assert zoo.list_models()[1:4] == zoo.list_models('paper-*') == PAPER
+    assert main(['models', 'paper-']) == 0 and capsys.readouterr().out.splitlines() == [f'{n}  (no published weights)' for n in PAPER]
+    assert main(['models', '*tiny']) == 0 and capsys.readouterr().out == 'geoalign-tiny\n'
+
+
+@pytest.mark.parametrize('name', PAPER)
+def test_a_preset_without_weights_says_how_to_make_them(name, tmp_path):
+    from geoalignclip_nb.train.presets import load_preset
+    with pytest.raises(GeoAlignError) as e: zoo.load(name)
+    assert str(e.value) == f'No weights of {name} are published; `geoalign train {name}` makes them, then give their folder as {name}=FOLDER.'
+    assert load_preset(name).model == PRESETS[name] and architecture(name) == architecture(PRESETS[name])
+    zoo.load('geoalign-debug.random').save_pretrained(tmp_path/'run')  # stands for what a training leaves
+    model = zoo.load(f"{name}={tmp_path/'run'}")
+    assert model.name == name and torch.equal(model.clip.visual.proj, zoo.load(tmp_path/'run').clip.visual.proj)
+
+
 def test_bundled_model_and_its_control():
     model, control, other = zoo.load('geoalign-tiny'), zoo.load('geoalign-tiny.random'), zoo.load('geoalign-tiny.random-1')
     assert (model.name, model.context_length, model.trained, control.trained, control.name) == ('geoalign-tiny', 248, True, False, 'geoalign-tiny.random')
@@ -508,11 +529,22 @@ def test_a_zip_is_unpacked_and_leaves_nothing_half(tmp_path, monkeypatch):
     monkeypatch.setattr('torch.hub.download_url_to_file', lambda url, to, progress: shutil.copy(tmp_path/'sky.zip', to))
     model = zoo.load(e.name, config=DEBUG)
     assert torch.equal(model.clip.visual.proj, state['visual.proj']) and activation(model.clip) == 'GELU'
-    assert [p.name for p in zoo.home(e).iterdir()] == ['epoch_20.pt']
+    assert sorted(p.name for p in zoo.home(e).iterdir()) == ['epoch_20.pt', 'epoch_20.pt.sha256'] and (zoo.home(e)/'epoch_20.pt.sha256').read_text().strip() == model.checkpoint
     shutil.rmtree(zoo.home(e))
     (tmp_path/'sky.zip').write_bytes((tmp_path/'sky.zip').read_bytes()[:-100])  # cut off on the way
     with pytest.raises(GeoAlignError, match='BadZipFile'): zoo.load(e.name, config=DEBUG)
     assert list(zoo.home(e).iterdir()) == []
+
+
+def test_a_killed_unpack_is_no_weight_file(tmp_path, monkeypatch):
+    e = zoo.ENTRIES['ViT-B-32.skyclip-top50pct']
+    zoo.home(e).mkdir(parents=True)
+    (zoo.home(e)/'.epoch_20.123.tmp.pt').write_bytes(b'half')
+    with pytest.raises(GeoAlignError, match='are not on this computer and could not be downloaded'): zoo.fetch(e)  # asks the network, which is not there
+    monkeypatch.setattr(zoo, '_from_archive', lambda entry, folder: folder/'fresh.pt')
+    assert zoo.fetch(e).name == 'fresh.pt'
+    save({}, zoo.home(e)/'epoch_20.pt')
+    assert zoo.fetch(e).name == 'epoch_20.pt'
 
 
 def test_a_pinned_hash(tmp_path):

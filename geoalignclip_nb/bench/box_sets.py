@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from . import near_misses
-from .datasets import OWN_SETS, BenchSet, DataSet, coco_set
+from .datasets import OWN_SETS, BenchSet, DataSet, coco_set, missing
 from .formats import begin, box_style, fill, four_numbers, kept_box, layout, mask_box, options_of, picture_sizes, plain_pickle, rle_mask, rsvg_line, spoken
 from ..core import GeoAlignError, Region, Sample, check_writable, sha256_of, stable_hash
 from ..data.sources import picture_path, read_json
@@ -60,9 +60,11 @@ def vhr10(
 ) -> BenchSet:
     "NWPU VHR-10, the 650 pictures with objects"
     if boxes not in ('coco', 'original'): raise GeoAlignError(f"Boxes '{boxes}' are unknown; choose coco or original.")
-    out, base = begin(BOX_SETS['vhr10'], root, split, 'positive image set', 'annotations.json' if boxes == 'coco' else 'ground truth')
+    out, base = begin(BOX_SETS['vhr10'], root, split, 'positive image set', *['ground truth'] * (boxes == 'original'))
     out.classes = {c: [spoken(c)] for c in VHR10}
-    rows = coco_rows(out, base/'annotations.json') if boxes == 'coco' else original_rows(out, base/'ground truth')
+    coco = next((f for f in (base/'annotations.json', base.parent/'annotations.json') if f.is_file()), None)  # the hub has it beside the folder of its zip
+    if boxes == 'coco' and not coco: raise missing(BOX_SETS['vhr10'], base)
+    rows = coco_rows(out, coco) if boxes == 'coco' else original_rows(out, base/'ground truth')
     return fill(out, base/'positive image set', rows, partial)
 
 BOX_SETS['vhr10'] = DataSet('vhr10', 'region_classification', vhr10, ('all',), 'all', dict(n=3921), dict(n=2898), where='gcheng-nwpu.github.io, hub isaaccorley/vhr10 and, for annotations.json, github.com/chaozhong2010/VHR-10_dataset_coco',
@@ -152,20 +154,25 @@ def frozen(
     out: BenchSet,
     negatives,  # name of a file, '' for none
     make,  # function that makes near misses
+    *rules,  # what decides about them beside the items: generator, words, n, seed
 ) -> dict:
-    "Near misses of a frozen file where it exists, else made and, with a name, frozen there; `out` says which"
-    there = bool(negatives) and Path(negatives).exists()
-    if negatives and not there: check_writable(negatives)
-    made = near_misses.load(negatives) if there else make()
-    if negatives and not there: near_misses.freeze(negatives, made)
-    out.files['near misses'] = made['sha256']
-    out.notes.append(f"Near misses by {made['generator']}, at most {made['n']} per sentence, seed {made['seed']}: " + ', '.join(f'{v:,} {k}' for k, v in made['counts'].items()) + '.')
+    "Near misses of a frozen file, made and frozen where it does not exist yet; without a name the file lies in the cache; `out` says which"
+    kept = Path(negatives) if negatives else near_misses.kept_place(out.name, out.split, out.samples, *rules)
+    if not (there := kept.exists()):
+        try: negatives or kept.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as e: raise GeoAlignError(f'Near misses cannot be kept in the cache ({e.strerror}); set GEOALIGN_CACHE to a folder that can be written, or name a file with the option negatives.') from None
+        check_writable(kept)
+    made = near_misses.load(kept) if there else make()
+    place = kept.name if negatives else f'near_misses/{kept.name} of the cache' if there or not made.get('unreadable') else ''
+    if place and not there: near_misses.freeze(kept, made)
+    out.files['near misses'], out.seed = made['sha256'], made['seed']
+    out.notes.append(f"Near misses by {made['generator']}, at most {made['n']} per sentence, seed {made['seed']}, {f'frozen in {place}' if place else 'not kept, because pictures are unreadable'}: " + ', '.join(f'{v:,} {k}' for k, v in made['counts'].items()) + '.')
     return made
 
 def with_near_misses(out: BenchSet, words: str, negatives='', n: int = 10, seed: int = 0) -> BenchSet:
     "Near misses for every region, by word lists"
     pairs = [(s.source_image_id, r.text) for s in out.samples for r in s.regions]
-    out.samples = near_misses.attach(out.samples, frozen(out, negatives, lambda: near_misses.make(pairs, words, n, seed)))
+    out.samples = near_misses.attach(out.samples, frozen(out, negatives, lambda: near_misses.make(pairs, words, n, seed), near_misses.GENERATOR, words, n, seed))
     return out
 
 # %% ../../nbs/50b_box_sets.ipynb #ffc7e63f
@@ -295,7 +302,7 @@ def written_boxes(
 ) -> BenchSet:
     "Boxes against a sentence by the rule writer and its near misses; raises `GeoAlignError` as `coco_set` does"
     out = coco_set(name, root, split)
-    made = frozen(out, negatives, lambda: near_misses.write_choices(out.samples, n, seed))
+    made = frozen(out, negatives, lambda: near_misses.write_choices(out.samples, n, seed), near_misses.WRITER, n, seed)
     if lost := made.get('unreadable'): out.skipped['unreadable picture'] += len(lost)
     out.samples = near_misses.take_choices(out.samples, made)
     out.notes.append('The sentences were written by rules from class, place and pixels, not by a person.')

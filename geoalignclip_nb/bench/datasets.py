@@ -36,6 +36,7 @@ class BenchSet:
     skipped: Counter = field(default_factory=Counter)  # reason -> how many items
     files: dict = field(default_factory=dict)  # annotation file name -> sha256
     notes: list = field(default_factory=list)  # sentences about the protocol, kept in the result file
+    seed: int = None  # of near misses, as the file that holds them says; None: there are none
 
 @dataclass(frozen=True)
 class DataSet:
@@ -60,8 +61,7 @@ def missing(
     root,  # folder that was looked into; None: GEOALIGN_DATA holds no such set
 ) -> GeoAlignError:  # to be raised by the caller
     "One sentence: what is missing, where to get it, how large, under which terms, and where to put it"
-    facts = ', '.join(t for t in (data.size, data.terms) if t)
-    get = f'get it from {data.where}' + (f' ({facts})' if facts else '') + ', ' if data.where else ''
+    get = f"get it from {data.where} ({data.size or 'size not known'}, {data.terms or 'licence not known'}), " if data.where else ''
     put = f'put it into the folder {FOLDERS.get(data.name, data.name)} under GEOALIGN_DATA, or give' if root is None else 'give'
     return GeoAlignError(f"Data set {data.name} was not found{'' if root is None else f' in {root}'}; {get}lay it out as {data.layout}, and {put} its folder with --root.")
 

@@ -96,7 +96,8 @@ def result_of(
         templates=settings.templates if 'templates' in READS[task] else None, view=got.get('view', settings.view) if 'view' in READS[task] else None,
         precision=settings.precision, metrics=got['metrics'], ci95=got['ci95'], details=got.get('details', {}), notes=list(items.notes) + got.get('notes', []), files=items.files,
         settings=settings_of(settings, task), seconds=round(time.perf_counter() - started, 2), device=str(model.device),
-        versions=dict(torch=torch.__version__, open_clip=open_clip.__version__, python=platform.python_version()), seed=0, date=str(datetime.date.today()))
+        versions=dict(torch=torch.__version__, open_clip=open_clip.__version__, python=platform.python_version()),
+        seed=int(settings.options.get('seed', 0)) if items.seed is None else items.seed, date=str(datetime.date.today()))
 
 # %% ../../nbs/59c_runs.ipynb #0c638154
 def kept_result(path, task: str, dataset: str, settings: Settings, checkpoint: str = '') -> dict:  # {} where there is none, or half of one

@@ -6,10 +6,10 @@
 __all__ = ['PAPER_N', 'METRICS', 'KEYS', 'MAY_BE_NULL', 'ANOTHER', 'ASIDE', 'VERSIONS', 'METHODS', 'R_AT', 'ACC', 'BLOCKS',
            'PaperCell', 'paper_table', 'paper_value', 'to_markdown', 'paper_n', 'is_share', 'faulty_key', 'is_number',
            'faulty_number', 'read_one', 'Results', 'read_results', 'without_repeats', 'paper_row', 'Block', 'Cell',
-           'place', 'Tables', 'check_rows', 'paper_tables']
+           'changed_options', 'place', 'Tables', 'check_rows', 'paper_tables']
 
 # %% ../../nbs/59_tables.ipynb #4d4d169e
-import csv, json, math, re
+import csv, inspect, json, math, re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -73,7 +73,7 @@ def is_share(printed: str, n: int) -> bool:
     return abs(100 * round(float(printed) * n / 100) / n - float(printed)) <= .005 + 1e-9
 
 # %% ../../nbs/59_tables.ipynb #e190667e
-METRICS = ('i2t_r1', 'i2t_r5', 'i2t_r10', 't2i_r1', 't2i_r5', 't2i_r10', 'mean_recall', 'acc1', 'acc5', 'map', 'map_base', 'map_novel', 'hm', 'pointing_game', 'energy_in_box')
+METRICS = ('i2t_r1', 'i2t_r5', 'i2t_r10', 't2i_r1', 't2i_r5', 't2i_r10', 'mean_recall', 'acc1', 'acc5', 'acc1_macro', 'map', 'map_base', 'map_novel', 'hm', 'pointing_game', 'energy_in_box')
 KEYS = dict(task=str, dataset=str, split=str, n=int, skipped=dict, model=str, checkpoint=str, resolution=int, context_length=int, resize_mode=str, templates=(list, str),
             metrics=dict, ci95=dict, seconds=(int, float), device=str, versions=dict, seed=int)
 MAY_BE_NULL = ('checkpoint', 'resolution', 'context_length', 'resize_mode', 'templates', 'seed')
@@ -206,6 +206,15 @@ class Cell:
     n = property(lambda self: self.run.get('n_texts') if self.metric.startswith('t2i') else self.run['n'])
     paper_n = property(lambda self: paper_n(self.row, self.column))  # None: not known
 
+# %% ../../nbs/59_tables.ipynb #22b200ec
+def changed_options(run: dict) -> str:  # '' where there are none
+    "The options of a reader that make another benchmark of a set, in words"
+    options = {k: v for k, v in ((run.get('settings') or {}).get('options') or {}).items() if k not in ('negatives', 'form')}
+    if not options: return ''
+    from geoalignclip_nb.bench.runs import find_set  # loads torch
+    known = {k: p.default for k, p in inspect.signature(find_set(run['task'], run['dataset']).read).parameters.items()}
+    return ', '.join(f'{k} {v} instead of {known.get(k)}' for k, v in options.items() if str(v).lower() != str(known.get(k)).lower())
+
 # %% ../../nbs/59_tables.ipynb #1054b9bb
 def place(
     run: dict,
@@ -215,6 +224,7 @@ def place(
     blocks = [b for b in BLOCKS if (b.task, b.dataset) == (run['task'], run['dataset'])]
     if not blocks: return [], 'the paper has no such benchmark'
     if not any(run['split'] in b.splits for b in blocks): return [], f"the paper's split is {' or '.join(blocks[0].splits)}"
+    if changed := changed_options(run): return [], f'read with {changed}, which is another benchmark'
     rows = (row, '6') if row == 'Ours ViT-L/14' else (row,)
     cells = [Cell(b, r, m, run) for b in blocks for r in rows if r in paper_table(b.table) for m in b.columns if m in run['metrics']]
     return cells, '' if cells else 'the paper has no row for this model there' if not any(row in paper_table(b.table) for b in blocks) else 'none of its metrics is printed there'

@@ -32,17 +32,15 @@ def _scenes(n: int, seed: int) -> list:
 def _samples(name: str, part: str, seed: int) -> list:
     "All samples of one part of a set"
     if name == 'scenes': return _scenes(int(part or 100), seed)
-    if name in ('rsicd', 'ucm'):
-        from geoalignclip_nb.data import sources
-        return getattr(sources, name)(data_dir('rsicd' if name == 'rsicd' else 'ucm_captions'), part or 'train')
-    if name in ('rsod', 'vedai'):
-        from geoalignclip_nb.data.negatives import prepare_boxes
-        return prepare_boxes(data_dir(name), name, part or 'train', seed)
-    raise GeoAlignError(f"Source '{name}' is unknown; choose rsicd, ucm, rsod, vedai or scenes, or shards of rsteller or rsfg for training.")
+    from geoalignclip_nb.data import negatives, sources, visual_grounding
+    if name in ('rsicd', 'ucm'): return getattr(sources, name)(data_dir('rsicd' if name == 'rsicd' else 'ucm_captions'), part or 'train')
+    if name in ('rsod', 'vedai'): return negatives.prepare_boxes(data_dir(name), name, part or 'train', seed)
+    if name == 'dior-rsvg': return [negatives.complete(s, seed=seed) for s in visual_grounding.dior_rsvg(data_dir(name), part or 'train', alone=True)]
+    raise GeoAlignError(f"Source '{name}' is unknown; choose rsicd, ucm, rsod, vedai, dior-rsvg or scenes, or shards of rsteller or rsfg for training.")
 
 def open_source(spec: str, seed: int = 0) -> list:
-    "Samples of rsicd, ucm, rsod, vedai (part = split) or scenes (part = how many); raises `GeoAlignError` for another source"
-    if '-' in spec and not re.search(r'\w-(fit|held)(?![^@*])', spec): raise GeoAlignError(f"'{spec}' is no source; behind a part stand -fit (nine tenths) or -held (one), as in ucm:train-fit.")
+    "Samples of rsicd, ucm, rsod, vedai, dior-rsvg (part = split) or scenes (part = how many); raises `GeoAlignError` for another source"
+    if '-' in spec.partition(':')[2] and not re.search(r'\w-(fit|held)(?![^@*])', spec): raise GeoAlignError(f"'{spec}' is no source; behind a part stand -fit (nine tenths) or -held (one), as in ucm:train-fit.")
     spec, _, repeat = spec.partition('*')
     spec, _, limit = spec.partition('@')
     name, _, part = spec.partition(':')
