@@ -518,3 +518,10 @@ def test_real_boxes(name, real_data):
     assert sum(len(s.regions) for s in got.samples) + sum(got.skipped.values()) == sum(a['image_id'] in ids for a in file['annotations'])
     nameless = {c['name'] for c in file['categories']} - set(got.classes)
     assert nameless == ({'other'} if name == 'vedai' else set()) and class_index(got.classes)
+
+
+def test_pictures_that_no_sentence_names_are_counted(tmp_path):
+    root = karpathy(tmp_path)
+    assert not any('no sentence names' in n for n in D.caption_set('rsicd', root).notes)
+    pictures(root/D.IMAGES['rsicd'], ['stray_2.jpg', 'stray_1.jpg'])
+    assert any('left out: 2, the first is stray_1.jpg' in n for n in D.caption_set('rsicd', root).notes)

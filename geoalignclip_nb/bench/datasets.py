@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FOLDERS', 'IMAGES', 'CAPTION_FILES', 'ROWS', 'CAPTION_SETS', 'SCENE_SETS', 'OWN_SETS', 'BenchSet', 'DataSet',
            'missing', 'set_root', 'split_of', 'names_hash', 'bench_set', 'count_items', 'compare_n', 'caption_form',
-           'json_samples', 'row_sample', 'caption_set', 'siri_whu', 'ucm_scene_set', 'rsicd_scene_set', 'folder_set',
-           'coco_set']
+           'json_samples', 'row_sample', 'unnamed_pictures', 'caption_set', 'siri_whu', 'ucm_scene_set',
+           'rsicd_scene_set', 'folder_set', 'coco_set']
 
 # %% ../../nbs/50a_datasets.ipynb #d0f707ea
 import hashlib
@@ -157,6 +157,12 @@ def row_sample(root, name: str, file: str, captions: list, image=None) -> Sample
     s.image = find_picture(root, IMAGES[name], file) if image is None else image
     return s
 
+# %% ../../nbs/50a_datasets.ipynb #7162af01
+def unnamed_pictures(root, name: str) -> list:
+    "Pictures of a set's folder that its JSON does not name, in any split"
+    named, folder = {Path(i['filename']).name for i in read_json(Path(root)/CAPTION_FILES[name]['json'])['images']}, Path(root)/IMAGES[name]
+    return sorted(f.name for f in folder.rglob('*') if f.suffix.lower() in ('.jpg', '.jpeg', '.png', '.tif', '.tiff') and f.name not in named)
+
 # %% ../../nbs/50a_datasets.ipynb #ba57aca8
 def caption_set(
     name: str,  # 'rsicd', 'rsitmd' or 'ucm'
@@ -169,7 +175,9 @@ def caption_set(
     root, split = set_root(data, root), split_of(data, split)
     form = caption_form(data, root, form)
     notes = [f'Read from {form} files; all sentences of a picture are kept, also identical ones.']
-    if form == 'json': files, samples = [root/CAPTION_FILES[name]['json']], json_samples(name, root, split)
+    if form == 'json':
+        files, samples = [root/CAPTION_FILES[name]['json']], json_samples(name, root, split)
+        if more := unnamed_pictures(root, name): notes.append(f'Pictures in the folder that no sentence names, left out: {len(more):,}, the first is {more[0]}.')
     else:
         files = split_files(root, CAPTION_FILES[name][form], split)
         rows = [r for f in files for r in ROWS[form](f)]
