@@ -97,7 +97,7 @@ def drawn_rows(boxes) -> list:  # rows of four numbers
 
 def quarter_turns(value) -> int:  # 0 to 3
     "The quarter turns of a `Scene`; raises `GeoAlignError` for anything but a whole number"
-    if isinstance(value, (int, float)) and np.isfinite(value) and value == int(value): return int(value) % 4
+    if isinstance(value, int) or isinstance(value, float) and value.is_integer(): return int(value) % 4
     raise GeoAlignError(f'The orientation {str(value)[:40]!r} is no number of quarter turns; give 0, 1, 2 or 3.')
 
 

@@ -123,7 +123,7 @@ def encode_tokens(
     return x if proj is None else proj(x) if isinstance(proj, nn.Module) else x @ proj
 
 # %% ../nbs/10_text.ipynb #ddb82d45
-PASS_PRICE = dict(cuda=4096)  # token places by device: a GPU computes about that many while the kernels of one more pass are being started
+PASS_PRICE = dict(cuda=4096)  # token places by device; a guess of what a GPU computes while the kernels of one more pass are being started, not a measurement
 
 def length_groups(
     lengths: torch.Tensor,  # (N,) tokens of each text, N at least 1

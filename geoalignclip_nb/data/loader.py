@@ -9,7 +9,7 @@ __all__ = ['DIRECTION', 'LIGHTS', 'BACKGROUND', 'open_source', 'Pictures', 'ment
            'keep_regions', 'text_ids', 'to_float', 'collate', 'collate_regions', 'Loader']
 
 # %% ../../nbs/36_loader.ipynb #26cadf4e
-import random, re
+import multiprocessing, random, re
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -313,7 +313,7 @@ class _Steps:
 def epoch(self: Loader, epoch: int, start: int = 0):
     "Batches from step `start` on, the next ones prepared by `workers`: processes where the pictures are decoded already, threads where shards are read and faults counted"
     steps = range(start, len(self))
-    if self.workers > 1 and all(isinstance(p, Pictures) for p in self.pictures):
+    if self.workers > 1 and 'fork' in multiprocessing.get_all_start_methods() and all(isinstance(p, Pictures) for p in self.pictures):
         batches = torch.utils.data.DataLoader(_Steps(self, epoch), None, sampler=steps, num_workers=self.workers, pin_memory=torch.cuda.is_available(), multiprocessing_context='fork')
         yield from zip(steps, batches)
         return

@@ -8,7 +8,7 @@ __all__ = ['learning_rate', 'make_optimizer', 'clamp_scales', 'train_step', 'sav
            'step_once', 'measure', 'stage_loader', 'run_stage']
 
 # %% ../../nbs/40_engine.ipynb #d7fe0ed2
-import contextlib, dataclasses, json, math, sys, time
+import contextlib, dataclasses, json, math, os, sys, time
 from pathlib import Path
 
 import open_clip
@@ -27,7 +27,7 @@ from ..losses.objective import Objective
 from ..model import GeoAlignCLIP
 from .presets import Preset, StageSettings
 from ..text import text_tower
-from ..vision import _tower, load_image
+from ..vision import image_tower, load_image
 
 # %% ../../nbs/40_engine.ipynb #f51f3a2e
 def learning_rate(step: int, total: int, peak: float, warmup: int) -> float:
@@ -151,7 +151,7 @@ def compile_blocks(
     "Compile the residual blocks of both towers in place"
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # both towers count as one function
     for block in text_tower(model.clip).transformer.resblocks if texts else (): block.compile(dynamic=True, **options)
-    tower = _tower(model.clip.visual)
+    tower = image_tower(model.clip.visual)
     for block in tower.blocks if tower else (): block.compile(dynamic=ragged, **options)
     return model
 
@@ -188,7 +188,7 @@ def stage_loader(model, stage: int, settings: StageSettings, preset: Preset, qui
     on = settings.losses
     items = LoaderSettings(settings.size, settings.crop_size if 'vic' in on else 0, settings.augment, settings.min_area, settings.light, region_text=settings.region_text, max_regions=settings.max_regions,
                            max_negatives=settings.max_negatives, negatives='hna' in on, background=settings.background, zoom=settings.zoom, detailed=stage == 2 and 'htc' in on, regions=stage == 2)
-    workers = preset.workers or (1 if model.device.type == 'cpu' else 8)
+    workers = preset.workers or (1 if model.device.type == 'cpu' else min(8, os.cpu_count() or 1))
     return Loader(open_sources(settings.sources, settings.side, preset.seed, quiet, settings.max_bad), model.tokenizer, items, settings.batch_size, model.preprocess.mean, model.preprocess.std, preset.seed, rank, world, workers)
 
 # %% ../../nbs/40_engine.ipynb #7515ad25

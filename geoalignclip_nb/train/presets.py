@@ -57,10 +57,10 @@ class Preset:
     init: str = ''  # start from an open_clip 'architecture.tag', a folder, a file, or the latest.pt of another run; '': random weights
     seed: int = 0
     precision: str = 'bf16'  # 'bf16' (autocast) or 'fp32'
-    compile: bool = False  # the blocks of both towers by torch.compile: a minute at the start, faster steps on a GPU
+    compile: bool = False  # the blocks of both towers by torch.compile, which takes its time at the start, see the page of the step's cost
     checkpoint_steps: int = 50
     report: list = field(default_factory=list)  # beside log.jsonl and log.csv: 'tensorboard', 'wandb'
-    workers: int = 0  # who prepares batches: 1 is a thread, more are processes; 0: 1 beside a CPU, 8 beside a GPU; changes nothing in the result
+    workers: int = 0  # who prepares batches: 1 is a thread, more are processes; 0: 1 beside a CPU, up to 8 beside a GPU; changes nothing in the result
     ground_size: int = 0  # pixels of the frame in which the finished model grounds phrases; 0: the size of its last stage
     stage1: StageSettings = None
     stage2: StageSettings = None

@@ -25,7 +25,7 @@ from geoalignclip_nb.scenes import make_scenes
 from geoalignclip_nb.text import text_tower
 from geoalignclip_nb.train.cost import FORMS, NEGATIVES, SLOTS
 from geoalignclip_nb.core import fast_math
-from geoalignclip_nb.vision import _tower, value_only
+from geoalignclip_nb.vision import image_tower, value_only
 
 EMPTY = 49406, 49407  # start and end mark: the empty text
 ROOM = 12_000  # token places of one part of a baseline
@@ -85,7 +85,7 @@ def whole_texts(clip, ids) -> tuple:
 
 
 def trunk(clip, images):
-    tower = _tower(clip.visual)
+    tower = image_tower(clip.visual)
     x, grid = tower.tokens(images)
     for block in tower.blocks[:-1]: x = block(x)
     return tower, x, grid
