@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['near_misses', 'embed_regions', 'choice_hits', 'accuracies', 'by_kind', 'near_miss_rows', 'near_miss_result',
-           'fine_grained']
+           'blind_result', 'fine_grained']
 
 # %% ../../nbs/51_fine_grained.ipynb #5b3f17e2
 import numpy as np
@@ -123,6 +123,17 @@ def near_miss_result(
     chance = {f'acc{k}': 100 * float(np.minimum(1, k / (1 + q)).mean()) for k in (1, 5)}
     return accuracies(choice_hits(*scores), owner) | dict(chance=chance, n=len(rows), n_texts=len(texts), negatives=float(q.mean()),
         kinds=by_kind(*scores, [kind for r in rows for _, kind in r[3]], owner))
+
+# %% ../../nbs/51_fine_grained.ipynb #217f19c8
+def blind_result(
+    model: GeoAlignCLIP,
+    rows: list,  # K rows of `near_miss_rows`
+    seed: int = 0,
+) -> dict:  # see `near_miss_result`
+    "Random directions in place of regions: what a model gets that has not looked"
+    width = embed_texts(model, [rows[0][2]]).shape[1]
+    noise = torch.randn(len(rows), width, generator=torch.Generator().manual_seed(seed))
+    return near_miss_result(model, noise / noise.norm(dim=1, keepdim=True), rows)
 
 # %% ../../nbs/51_fine_grained.ipynb #78ed6e26
 def fine_grained(
