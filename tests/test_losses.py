@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
 from geoalignclip_nb.core import GeoAlignError, stable_hash
-from geoalignclip_nb.losses.consistency import textual_consistency, visual_consistency
+from geoalignclip_nb.losses.consistency import contrastive_consistency, textual_consistency, visual_consistency
 from geoalignclip_nb.losses.contrastive import (DUPLICATES, MAX_LOG_SCALE, as_scale, check_loss, chunked_info_nce, global_loss, info_nce,
                                                 rpa_loss, unit)
 from geoalignclip_nb.losses.hard_negative import DIVIDE, hard_negative_loss
@@ -199,7 +199,7 @@ BAD = {
     'chunk': lambda: chunked_info_nce(X, X, 1., chunk=0), 'owner count': lambda: hard_negative_loss(X, X, X, torch.zeros(2).long(), 1.),
     'owner range': lambda: hard_negative_loss(X, X, X, torch.tensor([0, 1, 3]), 1.), 'positive': lambda: hard_negative_loss(X, X[:1], X, torch.zeros(3).long(), 1.),
     'divide': lambda: hard_negative_loss(X, X, X, torch.zeros(3).long(), 1., divide='q'), 'crops': lambda: visual_consistency(X, X[:2]),
-    'stop': lambda: visual_consistency(X, X, 'both'), 'stage': lambda: Objective(stage=3), 'weight': lambda: Objective(dict(rpa=-1)),
+    'stop': lambda: visual_consistency(X, X, 'both'), 'contrast crops': lambda: contrastive_consistency(X, X[:2], 1.), 'agreement': lambda: Objective(agreement='both'), 'stage': lambda: Objective(stage=3), 'weight': lambda: Objective(dict(rpa=-1)),
     'weight name': lambda: Objective(dict(rpn=1)), 'weight text': lambda: Objective(dict(rpa='1')), 'nan': lambda: Objective(dict(rpa=float('nan'))),
     'objective duplicates': lambda: Objective(duplicates='x'), 'objective chunk': lambda: Objective(chunk=0), 'objective switch': lambda: Objective(hna='yes'),
     'missing': lambda: Objective()(**{**output(), 'detailed': None}), 'missing crop': lambda: Objective()(**{**output(), 'crop': None})}
@@ -222,3 +222,16 @@ def test_chunked_file_meets_its_goal():
     from geoalignclip_nb.core import asset
     measured = json.loads(asset('results/chunked_contrastive.json').read_text())
     assert (measured['n'], measured['d']) == (16384, 512) and measured['ratio'] < .25
+
+
+def test_agreement_with_opponents():
+    "Eq 4 cannot tell a shared direction from agreement; the form with opponents can, and it moves no temperature"
+    g = torch.Generator().manual_seed(0)
+    region, crop, shared = torch.randn(40, 16, generator=g), torch.randn(40, 16, generator=g), 10 * torch.randn(16, generator=g)
+    assert visual_consistency(region + shared, crop + shared) < .1 < visual_consistency(region, crop)
+    assert contrastive_consistency(region + shared, crop + shared, 2.) > .9 * math.log(40)
+    out = output()
+    for stop, moved in (('none', (True, True)), ('crop', (True, False)), ('region', (False, True))):
+        parts = Objective(agreement='contrast', stop_gradient=stop)(**out)
+        grads = torch.autograd.grad(parts['vic'], (out['region'], out['crop'], out['log_scale_rpa']), allow_unused=True)
+        assert tuple(x is not None for x in grads) == (*moved, False)

@@ -117,3 +117,33 @@ def test_variants_stand_behind_their_row(tmp_path):
         (tmp_path/f"{row.replace(' ', '_')}-seed0.json").write_text(json.dumps(dict(row=row, seed=0, columns={'x': dict(value=1., n=3)})))
     assert list(collect(tmp_path)) == ['1b', '6', '6 stage2.crop_size=16']
     assert '| 6 rpa vic hna htc stage2.crop_size=16 |' in markdown(collect(tmp_path))
+
+
+def test_a_variant_is_counted_from_its_like():
+    from geoalignclip_nb.study.ablation import base_of, variants
+    cell = lambda *v: {'x': dict(values=dict(zip('012', v)), n=5)}
+    rows = {'2': cell(1., 1., 1.), '3': cell(2., 3., 4.), '2 stage2.epochs=2': cell(5., 5., 5.), '3 stage2.epochs=2': cell(5., 6., 7.), '3 stage2.crop_size=16': cell(0., 0., 0.), '4': cell(9., 9., 9.)}
+    assert [base_of(rows, k) for k in ('3', '3 stage2.epochs=2', '3 stage2.crop_size=16')] == ['2', '2 stage2.epochs=2', '2']
+    table = variants(rows, ['x'])
+    lines = [line for line in table.splitlines() if line.startswith('| 3')]
+    assert len(lines) == 3 and 'plain' in lines[0] and '+2.0 ± 0.6' in lines[0] and '+1.0 ± 0.6' in next(x for x in lines if 'epochs' in x) and '-1.0 ± 0.0' in next(x for x in lines if 'crop_size' in x)
+    assert '| 4 |' not in table  # a row without variants is not repeated
+    with pytest.raises(GeoAlignError, match='adds no term'): base_of(rows, '1a')
+
+
+def test_agreement_by_hand(monkeypatch):
+    from types import SimpleNamespace
+    from geoalignclip_nb.study import ablation
+    region, crop = torch.eye(3), torch.tensor([[1., 0, 0], [0, 0, 1], [0, .6, .8]])
+    monkeypatch.setattr(ablation, 'embed_regions', lambda model, arrays, boxes, size, view: region if view == 'roi' else crop)
+    sample = SimpleNamespace(regions=[SimpleNamespace(box=(0, 0, 1, 1), category=c) for c in 'aab'])
+    got = ablation.crop_agreement(None, SimpleNamespace(samples=[sample], arrays=[None]), 64, 32)
+    assert got['own'] == pytest.approx(60.) and got['same_class'] == 0. and got['other_class'] == pytest.approx(100 * 1.6 / 4) and got['n'] == 3
+    assert got['r1'] == pytest.approx(100 / 3)  # the first finds its own; the second is beaten by .6 to 0, the third by 1 to .8
+
+
+def test_crops_with_opponents_train(tmp_path):
+    "agreement='contrast' is a row's setting, and its loss is no cosine"
+    preset = row_preset(load_preset('debug', {'precision': 'fp32'}), read_row('3 stage2.agreement=contrast'), 0, 'latest.pt')
+    assert stage_objective(preset.stage2, 2).agreement == 'contrast'
+    with pytest.raises(GeoAlignError, match='agreement'): stage_objective(row_preset(load_preset('debug'), read_row('3 stage2.agreement=maybe'), 0, 'x').stage2, 2)

@@ -9,7 +9,7 @@ __all__ = ['WEIGHTS', 'TERMS', 'read_weights', 'active_parts', 'take', 'take_reg
 import torch
 
 from ..core import GeoAlignError
-from .consistency import STOP_GRADIENT, textual_consistency, visual_consistency
+from .consistency import AGREEMENT, STOP_GRADIENT, contrastive_consistency, textual_consistency, visual_consistency
 from .contrastive import DUPLICATES, global_loss, rpa_loss
 from .hard_negative import DIVIDE, hard_negative_loss
 
@@ -67,7 +67,9 @@ def _hna(o, out):
 
 # %% ../../nbs/23_objective.ipynb #2c6d9a61
 def _vic(o, out):
-    return visual_consistency(*take_regions(out, 'vic', 'region', 'crop'), o.stop_gradient, o.gather)
+    pair = take_regions(out, 'vic', 'region', 'crop')
+    if o.agreement == 'cosine': return visual_consistency(*pair, o.stop_gradient, o.gather)
+    return contrastive_consistency(*pair, o.scale(out, 'rpa'), o.stop_gradient, o.gather, o.options['chunk'])
 
 def _htc(o, out):
     vectors = take(out, 'htc', 'image', 'brief', 'detailed', 'log_scale')
@@ -90,7 +92,7 @@ class Objective:
         duplicates='mask',  # identical texts: 'mask', 'multi_positive' or 'none'
         gather=False,  # True: the batch spans all ranks
         shared_scale=False,  # True: one temperature for all terms, the paper's literal tau
-        divide='with_negatives', stop_gradient='none',  # see the pages of HNA and VIC
+        divide='with_negatives', stop_gradient='none', agreement='cosine',  # see the pages of HNA and VIC
         chunk=None,  # rows per strip, None: the plain matrix
     ):
         if not (chunk is None or isinstance(chunk, int) and chunk > 0): raise GeoAlignError(f'chunk={chunk!r} is unusable; give a number of rows, or None.')
@@ -98,6 +100,7 @@ class Objective:
         self.names = active_parts(stage, rpa, hna, vic, htc)
         self.options = dict(duplicates=_one_of('duplicates', duplicates, DUPLICATES), gather=gather, chunk=chunk)
         self.divide, self.stop_gradient = _one_of('divide', divide, DIVIDE), _one_of('stop_gradient', stop_gradient, STOP_GRADIENT)
+        self.agreement = _one_of('agreement', agreement, AGREEMENT)
 
     def scale(self, out, part):
         "The log-scale of the rpa or hna term"

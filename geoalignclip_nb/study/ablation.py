@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TABLE6', 'ROWS', 'STEPS', 'TWINS', 'WITHOUT', 'Row', 'read_row', 'row_preset', 'open_probes', 'phrases_of',
-           'region_columns', 'crop_columns', 'caption_columns', 'detailed_columns', 'measure_row', 'shared_stage',
-           'train_row', 'row_settings', 'check_row', 'run_row', 'ablate', 'collect', 'write_table', 'spread',
-           'markdown', 'gain', 'ladder', 'beside_paper', 'base_of', 'variants']
+           'region_columns', 'crop_agreement', 'crop_columns', 'caption_columns', 'detailed_columns', 'measure_row',
+           'shared_stage', 'train_row', 'row_settings', 'check_row', 'run_row', 'ablate', 'collect', 'write_table',
+           'spread', 'markdown', 'gain', 'ladder', 'beside_paper', 'base_of', 'variants']
 
 # %% ../../nbs/60_ablation.ipynb #e49a3868
 import dataclasses, json, math, platform, re, sys
@@ -83,15 +83,21 @@ def region_columns(model, pictures: Pictures, size: int) -> dict:  # column -> (
     points = pointing_game(model, phrases_of(pictures.samples), size=size)
     return {'near miss Acc@1': (near['acc1'], near['n']), 'near miss chance': (near['chance']['acc1'], near['n']), 'region Acc@1': (coarse['acc1'], coarse['n']), 'pointing': (points['pointing_game'], points['n_texts'])}
 
+# %% ../../nbs/60_ablation.ipynb #0618e37d
+def crop_agreement(model, pictures: Pictures, size: int, crop_size: int) -> dict:  # own, same_class, other_class: mean cosine in percent; r1, n
+    "How alike a box in the map is to its own crop and to others', crops seen at `crop_size` pixels; raises `GeoAlignError` where there is no box"
+    boxes, kinds = [[r.box for r in s.regions] for s in pictures.samples], np.array([r.category for s in pictures.samples for r in s.regions])
+    region, crop = (embed_regions(model, pictures.arrays, boxes, *where).float().cpu().numpy() for where in ((size, 'roi'), (crop_size, 'crop')))
+    cosine, own, alike = region @ crop.T, np.eye(len(region), dtype=bool), kinds[:, None] == kinds
+    mean = lambda mask: 100 * float(cosine[mask].mean()) if mask.any() else None
+    return dict(own=mean(own), same_class=mean(alike & ~own), other_class=mean(~alike), r1=100 * float(hits_at(cosine, own, (1,)).mean()), n=len(own))
+
 # %% ../../nbs/60_ablation.ipynb #b44bc07f
 def crop_columns(model, pictures: Pictures, size: int, crop_size: int) -> dict:  # column -> (percent, n)
     "What VIC itself trains, and how much its teachers know: crops are seen at `crop_size` pixels, as in training"
-    kinds = sorted({r.category for s in pictures.samples for r in s.regions if r.category})
-    boxes = [[r.box for r in s.regions] for s in pictures.samples]
-    region, crop = (embed_regions(model, pictures.arrays, boxes, *where).cpu().numpy() for where in ((size, 'roi'), (crop_size, 'crop')))
-    own = hits_at(region @ crop.T, np.eye(len(region), dtype=bool), (1,))
+    own, kinds = crop_agreement(model, pictures, size, crop_size), sorted({r.category for s in pictures.samples for r in s.regions if r.category})
     classes = region_classification(model, pictures, {k: list(class_names(k)[:1]) for k in kinds}, crop_size, templates='plain', view='crop')
-    return {'own crop R@1': (100 * own.mean(), len(own)), 'own crop cosine': (100 * (region * crop).sum(1).mean(), len(own)), 'crop Acc@1': (classes['acc1'], classes['n'])}
+    return {'own crop R@1': (own['r1'], own['n']), 'own crop cosine': (own['own'], own['n']), 'crop Acc@1': (classes['acc1'], classes['n'])}
 
 # %% ../../nbs/60_ablation.ipynb #7b4ca0d3
 def caption_columns(model, spec: str, pictures: Pictures, size: int) -> dict:  # column -> (percent, n)

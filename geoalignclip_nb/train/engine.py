@@ -135,7 +135,7 @@ def stage_objective(settings: StageSettings, stage: int, gather: bool = False) -
     for name in settings.losses:
         if name not in switches: raise GeoAlignError(f"Loss '{name}' is unknown; choose {', '.join(switches)}.")
         switches[name] = True
-    return Objective(stage=stage, weights=settings.weights, duplicates=settings.duplicates, gather=gather, shared_scale=settings.shared_scale, divide=settings.divide, stop_gradient=settings.stop_gradient, **switches)
+    return Objective(stage=stage, weights=settings.weights, duplicates=settings.duplicates, gather=gather, shared_scale=settings.shared_scale, divide=settings.divide, stop_gradient=settings.stop_gradient, agreement=settings.agreement, **switches)
 
 def drop_patches(model, share: float):
     "Leave out a random share of the patches in training mode (fewer tokens, faster steps); 0 switches it off"

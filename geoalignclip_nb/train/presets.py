@@ -45,6 +45,7 @@ class StageSettings:
     shared_scale: bool = False  # one temperature for all terms, the paper's literal tau
     divide: str = 'with_negatives'  # what HNA's mean divides by: the regions 'with_negatives', or 'all'
     stop_gradient: str = 'none'  # which side of VIC gets no gradient, see the page of the consistency losses
+    agreement: str = 'cosine'  # VIC as printed (Eq. 4), or 'contrast': a region's own crop against the other crops, see the same page
     losses: list = field(default_factory=lambda: ['rpa', 'hna', 'vic', 'htc'])  # terms of Stage II that are on: the switches of Table 6; without htc the global term is on
     weights: dict = field(default_factory=lambda: dict(global_=1., rpa=.1, hna=.5, vic=.5, htc=1.))  # lambda 1-5 of Eq. 5
     evaluate_epochs: int = 3  # measure every so many epochs and after the last
