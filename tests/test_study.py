@@ -120,7 +120,7 @@ def test_variants_stand_behind_their_row(tmp_path):
 
 
 def test_a_variant_is_counted_from_its_like():
-    from geoalignclip_nb.study.ablation import base_of, variants
+    from geoalignclip_nb.study.variants import base_of, variants
     cell = lambda *v: {'x': dict(values=dict(zip('012', v)), n=5)}
     rows = {'2': cell(1., 1., 1.), '3': cell(2., 3., 4.), '2 stage2.epochs=2': cell(5., 5., 5.), '3 stage2.epochs=2': cell(5., 6., 7.), '3 stage2.crop_size=16': cell(0., 0., 0.), '4': cell(9., 9., 9.)}
     assert [base_of(rows, k) for k in ('3', '3 stage2.epochs=2', '3 stage2.crop_size=16')] == ['2', '2 stage2.epochs=2', '2']
