@@ -147,3 +147,20 @@ def test_crops_with_opponents_train(tmp_path):
     preset = row_preset(load_preset('debug', {'precision': 'fp32'}), read_row('3 stage2.agreement=contrast'), 0, 'latest.pt')
     assert stage_objective(preset.stage2, 2).agreement == 'contrast'
     with pytest.raises(GeoAlignError, match='agreement'): stage_objective(row_preset(load_preset('debug'), read_row('3 stage2.agreement=maybe'), 0, 'x').stage2, 2)
+
+
+def test_the_committed_variants_say_what_the_page_says():
+    "Page 60a: plain VIC moves boxes towards all crops alike; with opponents towards their own; row 5 at half of HTC's weight is there"
+    from geoalignclip_nb.core import asset
+    from geoalignclip_nb.study.variants import as_rows, base_of
+    rows, why = json.loads(asset('results/ablation_variants.json').read_text())['rows'], json.loads(asset('results/ablation_why.json').read_text())
+    own = as_rows(why)
+    assert set(rows) == set(own) and all(len(v['values']) >= 3 for k, r in rows.items() if k != '1a' for v in r.values())
+    for name in ('rsod', 'scenes'):
+        rise = {q: gain(own, '3', '2', f'{name} {q}')[0] for q in ('own', 'other_class')}
+        assert abs(rise['own'] - rise['other_class']) < .1 * rise['own']
+        assert gain(own, '3 stage2.agreement=contrast', '2', f'{name} r1')[0] > 5 * gain(own, '3', '2', f'{name} r1')[0]
+    for column in ('rsod near miss Acc@1', 'rsod region Acc@1', 'ucm mean recall'):
+        mean, error, n = gain(rows, '3 stage2.agreement=contrast', '2', column)
+        assert mean < -3 * error and n == 3
+    assert all(base_of(rows, k) in rows for k in rows if k not in ('1a', '2'))

@@ -36,10 +36,12 @@ def variants(rows: dict, columns: list) -> str:
 
 # %% ../../nbs/60a_variants.ipynb #b2c7ec80
 def as_rows(why: dict) -> dict:
-    "The file of tests/benchmarks/ablation_why.py as rows of a table: 'set question' -> values by seed, n"
+    "The file of tests/benchmarks/ablation_why.py as rows of a table: 'set question' -> values by seed, n boxes or pictures"
     out = {}
-    for row, sets in why['rows'].items():
-        for name, seeds in sets.items():
-            for key in next(iter(seeds.values())):
-                if key[:1] != 'n': out.setdefault(row, {})[f'{name} {key}'] = dict(values={s: v[key] for s, v in seeds.items()}, n=next(iter(seeds.values())).get('n', 0))
+    for row, seeds in why['rows'].items():
+        for seed, sets in seeds.items():
+            for name, answers in sets.items():
+                for key, value in answers.items() if name != 'weights' else ():
+                    n = answers['n_pictures' if key.startswith('detailed') else 'n'] if key[:1] != 'n' else 0
+                    if n: out.setdefault(row, {}).setdefault(f'{name} {key}', dict(values={}, n=n))['values'][seed] = value
     return out

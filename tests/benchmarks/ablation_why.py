@@ -5,10 +5,11 @@
 
 VIC: cosines of boxes with their own crops and with other boxes' crops. HTC: retrieval between pictures and their detailed texts. Reads the weights that the rows left in FOLDER/runs/*/model
 (fp16, words that a run never read share one vector) and Stage I's in FOLDER/stage1/model. The result goes to nbs/assets/results/ablation_why.json, where page 60_ablation reads it.
-About 20 seconds a row on 2 threads.
+About 20 seconds a row on 2 threads; called again it keeps what it already measured of the same weights.
 """
 import argparse
 import datetime
+import hashlib
 import json
 import platform
 import sys
@@ -33,33 +34,48 @@ def runs(folder: Path):
         yield r['row'], r['seed'], where/'model', stage2['size'], stage2['crop_size'] or stage2['size']
 
 
+def kept(out: Path, preset: str, sets: list) -> dict:
+    "Rows of an earlier call with the same preset and sets"
+    old = json.loads(out.read_text()) if out.exists() else {}
+    return old.get('rows', {}) if (old.get('preset'), old.get('sets')) == (preset, sets) else {}
+
+
+def ask(model, probes: dict, size: int, crop_size: int, precision: str) -> dict:
+    "set -> answers of one model"
+    out = {}
+    for name, pictures in probes.items():
+        found = out[name.partition(':')[0]] = {}
+        with fast_math(model.device.type, precision):
+            if any(s.regions for s in pictures.samples): found |= crop_agreement(model, pictures, size, crop_size)
+            if any(s.detailed for s in pictures.samples): found |= {k: v for k, (v, _) in detailed_columns(model, pictures, size).items()} | dict(n_pictures=len(pictures))
+    return out
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('folder', type=Path, help='--out of geoalign ablate')
     p.add_argument('--preset', default='ablation')
     p.add_argument('--sets', nargs='+', default=['ucm:val', 'rsod:val', 'scenes:200'], help='of those that the preset measures on')
     p.add_argument('--rows', nargs='+', help='rows to read; all when left out')
-    p.add_argument('--out', default=assets_dir()/'results'/'ablation_why.json')
+    p.add_argument('--out', type=Path, default=assets_dir()/'results'/'ablation_why.json')
     a = p.parse_args()
     warnings.filterwarnings('ignore', message='.*never saw in training.*')
-    preset, start, rows = load_preset(a.preset), time.time(), {}
+    preset, start = load_preset(a.preset), time.time()
     known = preset.stage2.validation
     if strange := [s for s in a.sets if s not in known]: raise GeoAlignError(f"Set '{strange[0]}' is not measured by preset '{a.preset}'; choose {', '.join(known)}.")
     wanted = {read_row(r).key for r in a.rows} if a.rows else None
-    probes = {k: v for k, v in open_probes(preset).items() if k in a.sets}
+    preset.stage2.validation = a.sets
+    probes, old, rows = open_probes(preset), kept(a.out, a.preset, a.sets), {}
     for row, seed, weights, size, crop_size in runs(a.folder):
         if wanted and row not in wanted: continue
-        model = GeoAlignCLIP.from_pretrained(weights).eval()
-        for name, pictures in probes.items():
-            found = {}
-            with fast_math(model.device.type, preset.precision):
-                if any(s.regions for s in pictures.samples): found |= crop_agreement(model, pictures, size, crop_size)
-                if any(s.detailed for s in pictures.samples): found |= {k: v for k, (v, _) in detailed_columns(model, pictures, size).items()} | dict(n_pictures=len(pictures))
-            rows.setdefault(row, {}).setdefault(name.partition(':')[0], {})[str(seed)] = found
-            print(f'{row:40} seed {seed} {name:12}', {k: round(v, 1) for k, v in found.items()}, flush=True)
-    out = dict(task='ablation why', command=f'geoalign ablate --out FOLDER, python tests/benchmarks/ablation_why.py FOLDER --preset {a.preset} --sets {" ".join(a.sets)}', preset=a.preset, sets=a.sets,
-               rows=rows, precision=preset.precision, seconds=round(time.time() - start, 1), device='cpu', threads=torch.get_num_threads(), versions=dict(torch=torch.__version__, python=platform.python_version()), date=datetime.date.today().isoformat())
-    with write_beside(a.out) as file: file.write_text(json.dumps(out, indent=1, allow_nan=False) + '\n')
+        sha = hashlib.sha256((weights/'model.safetensors').read_bytes()).hexdigest()
+        found = old.get(row, {}).get(str(seed))
+        if not found or found['weights'] != sha: found = ask(GeoAlignCLIP.from_pretrained(weights).eval(), probes, size, crop_size, preset.precision) | dict(weights=sha)
+        rows.setdefault(row, {})[str(seed)] = found
+        print(row, 'seed', seed, {f'{name} {k}': round(v, 1) for name, answers in found.items() if name != 'weights' for k, v in answers.items()}, flush=True)
+        out = dict(task='ablation why', command=f'geoalign ablate --out FOLDER, python tests/benchmarks/ablation_why.py FOLDER --preset {a.preset} --sets {" ".join(a.sets)}', preset=a.preset, sets=a.sets,
+                   rows=rows, precision=preset.precision, seconds=round(time.time() - start, 1), device='cpu', threads=torch.get_num_threads(), versions=dict(torch=torch.__version__, python=platform.python_version()), date=datetime.date.today().isoformat())
+        with write_beside(a.out) as file: file.write_text(json.dumps(out, indent=1, allow_nan=False) + '\n')
 
 
 if __name__ == '__main__':
