@@ -14,11 +14,13 @@ from .contrastive import _nce, full, mean_over_ranks, no_autocast, unit
 # %% ../../nbs/22_consistency.ipynb #4c9a959b
 STOP_GRADIENT = 'none', 'region', 'crop'
 
-def _check(region, crop, stop_gradient):
+def _pair(region, crop, stop_gradient):
+    "Both sides, the one that is held still cut off from its gradient"
     if region.shape != crop.shape:
         raise GeoAlignError(f'Regions {tuple(region.shape)} and crops {tuple(crop.shape)} differ; give one crop per region.')
     if stop_gradient not in STOP_GRADIENT:
         raise GeoAlignError(f'stop_gradient={stop_gradient!r} is unknown; use one of {", ".join(STOP_GRADIENT)}.')
+    return region.detach() if stop_gradient == 'region' else region, crop.detach() if stop_gradient == 'crop' else crop
 
 # %% ../../nbs/22_consistency.ipynb #a86fedf3
 def visual_consistency(
@@ -28,9 +30,7 @@ def visual_consistency(
     gather=False,  # True: sum over all ranks / number of regions on all ranks
 ):  # 0-dim between 0 and 2; 0 for K = 0
     "Visual intra-consistency (Eq 4), the mean of 1 - cosine; raises `GeoAlignError` for unpaired shapes"
-    _check(region, crop, stop_gradient)
-    if stop_gradient == 'region': region = region.detach()
-    if stop_gradient == 'crop': crop = crop.detach()
+    region, crop = _pair(region, crop, stop_gradient)
     with no_autocast(region):
         r, c = map(unit, full(region, crop))
         return mean_over_ranks((1 - (r * c).sum(-1)).sum(), len(r), gather)
@@ -44,9 +44,7 @@ def contrastive_consistency(
     stop_gradient='none', gather=False, chunk=None,
 ):  # 0-dim; 0 for K = 0
     "A region's own crop against all other crops, and back (not in the paper); raises `GeoAlignError` for unpaired shapes"
-    _check(region, crop, stop_gradient)
-    if stop_gradient == 'region': region = region.detach()
-    if stop_gradient == 'crop': crop = crop.detach()
+    region, crop = _pair(region, crop, stop_gradient)
     return _nce(chunk)(region, crop, torch.as_tensor(log_scale).detach(), gather=gather)
 
 # %% ../../nbs/22_consistency.ipynb #d987e5b7

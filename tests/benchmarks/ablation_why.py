@@ -4,7 +4,7 @@
     python tests/benchmarks/ablation_why.py FOLDER
 
 VIC: cosines of boxes with their own crops and with other boxes' crops. HTC: retrieval between pictures and their detailed texts. Reads the weights that the rows left in FOLDER/runs/*/model
-(fp16, words that a run never read share one vector) and Stage I's in FOLDER/stage1/model. The result goes to nbs/assets/results/ablation_why.json, where page 60_ablation reads it.
+(fp16, words that a run never read share one vector) and Stage I's in FOLDER/stage1/model. The result goes to nbs/assets/results/ablation_why.json, where page 60a_variants reads it.
 About 20 seconds a row on 2 threads; called again it keeps what it already measured of the same weights.
 """
 import argparse
@@ -56,7 +56,7 @@ def main():
     p.add_argument('folder', type=Path, help='--out of geoalign ablate')
     p.add_argument('--preset', default='ablation')
     p.add_argument('--sets', nargs='+', default=['ucm:val', 'rsod:val', 'scenes:200'], help='of those that the preset measures on')
-    p.add_argument('--rows', nargs='+', help='rows to read; all when left out')
+    p.add_argument('--rows', nargs='+', help='rows to measure; all when left out')
     p.add_argument('--out', type=Path, default=assets_dir()/'results'/'ablation_why.json')
     a = p.parse_args()
     warnings.filterwarnings('ignore', message='.*never saw in training.*')
@@ -67,10 +67,11 @@ def main():
     preset.stage2.validation = a.sets
     probes, old, rows = open_probes(preset), kept(a.out, a.preset, a.sets), {}
     for row, seed, weights, size, crop_size in runs(a.folder):
-        if wanted and row not in wanted: continue
         sha = hashlib.sha256((weights/'model.safetensors').read_bytes()).hexdigest()
-        found = old.get(row, {}).get(str(seed))
-        if not found or found['weights'] != sha: found = ask(GeoAlignCLIP.from_pretrained(weights).eval(), probes, size, crop_size, preset.precision) | dict(weights=sha)
+        found = old.get(row, {}).get(str(seed), {})
+        if found.get('weights') != sha:
+            if wanted and row not in wanted: continue
+            found = ask(GeoAlignCLIP.from_pretrained(weights).eval(), probes, size, crop_size, preset.precision) | dict(weights=sha)
         rows.setdefault(row, {})[str(seed)] = found
         print(row, 'seed', seed, {f'{name} {k}': round(v, 1) for name, answers in found.items() if name != 'weights' for k, v in answers.items()}, flush=True)
         out = dict(task='ablation why', command=f'geoalign ablate --out FOLDER, python tests/benchmarks/ablation_why.py FOLDER --preset {a.preset} --sets {" ".join(a.sets)}', preset=a.preset, sets=a.sets,
