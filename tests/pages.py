@@ -68,6 +68,16 @@ def is_import(cell) -> bool:
     return bool(body) and all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in body)
 
 
+def is_check(cell) -> bool:
+    "A cell that holds nothing but asserts and calls of `test_…`: it stands behind its example"
+    def checks(node):
+        call = getattr(node, 'value', None)
+        name = getattr(getattr(call, 'func', None), 'id', '')
+        return isinstance(node, ast.Assert) or name.startswith(('test_', 'expect_fail'))
+    body = tree(cell).body
+    return bool(body) and all(map(checks, body))
+
+
 def exported(name) -> list:
     "Exported cells that do more than import"
     return [c for c in code_cells(name) if is_export(c) and not is_import(c)]

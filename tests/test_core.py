@@ -1,7 +1,9 @@
 "Regions: fractions in, pixels refused"
 import numpy as np
 import pytest
+import torch
 
+from geoalignclip_nb import core
 from geoalignclip_nb.core import GeoAlignError, Region, to_fractions
 
 
@@ -36,3 +38,34 @@ def test_a_place_is_tried_before_it_is_needed(tmp_path, monkeypatch):
     def refuse(**more): raise PermissionError(13, 'Permission denied')
     monkeypatch.setattr(core.tempfile, 'TemporaryFile', refuse)
     with pytest.raises(GeoAlignError, match='cannot be written to .Permission denied'): core.check_writable(tmp_path/'a.json')
+
+
+def test_a_cpu_without_bf16_instructions_computes_in_fp32(monkeypatch):
+    "No trial is run where the instructions are missing: emulated products take seconds"
+    core._measured_precision.cache_clear()
+    monkeypatch.setattr(core, 'has_bf16', lambda device: False)
+    monkeypatch.setattr(core, 'bf16_trial', lambda: pytest.fail('the trial ran'))
+    choice = core.choose_precision('cpu')
+    core._measured_precision.cache_clear()
+    assert choice.precision == 'fp32' and 'no bf16 instructions' in choice.reason
+
+
+@pytest.mark.parametrize('ratio, precision', [(.4, 'bf16'), (20., 'fp32')])
+def test_with_bf16_instructions_the_trial_decides(monkeypatch, ratio, precision):
+    core._measured_precision.cache_clear()
+    monkeypatch.setattr(core, 'has_bf16', lambda device: True)
+    monkeypatch.setattr(core, 'bf16_trial', lambda: ratio)
+    choice = core.choose_precision('cpu')
+    core._measured_precision.cache_clear()
+    assert choice.precision == precision and f'{ratio:.2g}' in choice.reason
+
+
+@pytest.mark.parametrize('wanted', ['fp32', 'bf16'])
+def test_a_precision_that_is_asked_for_is_taken(wanted):
+    with core.precision_context('cpu', wanted): product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == dict(fp32=torch.float32, bf16=torch.bfloat16)[wanted]
+
+
+@pytest.mark.parametrize('wanted', ['fp16', 'float32', '', None, True])
+def test_an_unknown_precision_is_refused(wanted):
+    with pytest.raises(GeoAlignError, match='Unknown precision'): core.choose_precision('cpu', wanted)

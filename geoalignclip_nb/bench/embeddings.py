@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..core import GeoAlignError, fast_math, write_beside
+from ..core import GeoAlignError, precision_context, write_beside
 from ..pictures import load_image
 
 # %% ../../nbs/50d_embeddings.ipynb #ce64d603
@@ -103,7 +103,7 @@ def _stream(self: Embedder, items, load, encode):
         good = [(done + i, x) for i, x in enumerate(part) if not isinstance(x, GeoAlignError)]
         self.skipped['unreadable picture'] += len(part) - len(good)
         if good:
-            with torch.no_grad(), fast_math(self.model.device.type, self.precision): out.append(encode(*zip(*good)).float().cpu())
+            with torch.no_grad(), precision_context(self.model.device.type, self.precision): out.append(encode(*zip(*good)).float().cpu())
         kept += [i for i, _ in good]; done += len(part); bar.update(len(part))
     bar.close(); self.skipped += Counter()  # drops zeros
     if not out: raise GeoAlignError(f'None of {len(items)} pictures could be read; check the folder of pictures.')

@@ -22,7 +22,7 @@ from ..bench.region_classification import region_classification
 from ..bench.retrieval import embed_pictures, embed_texts, evaluate_retrieval
 from ..bench.scene_classification import scene_classification, ucm_scenes
 from ..bench.tables import paper_table, to_markdown
-from ..core import GeoAlignError, data_dir, default_device, fast_math, write_beside
+from ..core import GeoAlignError, data_dir, default_device, precision_context, write_beside
 from ..data.describe import class_names
 from ..data.loader import Pictures
 from ..pointing import pointing_game
@@ -122,7 +122,7 @@ def measure_row(model, probes: dict, size: int, crop_size: int, precision: str =
     "All columns of a model"
     out = {}
     for spec, pictures in probes.items():
-        with fast_math(model.device.type, precision):
+        with precision_context(model.device.type, precision):
             found = caption_columns(model, spec, pictures, size) | detailed_columns(model, pictures, size) if any(s.captions for s in pictures.samples) else {}
             if any(s.regions for s in pictures.samples): found |= region_columns(model, pictures, size) | crop_columns(model, pictures, size, crop_size)
         out |= {f'{spec.partition(":")[0]} {k}': dict(value=float(v), n=int(n)) for k, (v, n) in found.items()}

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..bench.fine_grained import fine_grained
 from ..bench.region_classification import region_classification
 from ..bench.retrieval import evaluate_retrieval
-from ..core import GeoAlignError, fast_math, write_beside
+from ..core import GeoAlignError, precision_context, write_beside
 from ..data.records import PARSERS
 from ..data.shards import open_shards
 from ..data.stream import ShardPictures
@@ -62,8 +62,8 @@ def train_step(
     "One optimiser step; a loss that is not finite raises `GeoAlignError` and leaves the weights alone"
     for group in optimizer.param_groups: group['lr'] = lr
     batch = {k: v.to(model.device, non_blocking=True) for k, v in batch.items()}
-    with fast_math(model.device.type, 'fp32'):  # the way back needs the attention kernel of the way there where blocks are computed again
-        with fast_math(model.device.type, precision): parts = objective(**model(batch))
+    with precision_context(model.device.type, 'fp32'):  # the way back needs the attention kernel of the way there where blocks are computed again
+        with precision_context(model.device.type, precision): parts = objective(**model(batch))
         values = dict(zip(parts, torch.stack(list(parts.values())).tolist()))  # one wait for the device
         if not all(math.isfinite(v) for v in values.values()):
             raise GeoAlignError(f'The loss is not finite ({values}); the last checkpoint is kept: lower the learning rate and start again.')
@@ -174,7 +174,7 @@ def step_once(model, batch, objective, optimizer, settings, preset, seen, log, s
 def measure(model, validation, settings, preset, log, stage, done, quiet) -> bool:
     "Recalls, and region accuracies where there are regions, of each validation source into the log; True where the mean over the sources is the best of this stage so far"
     for spec, pictures in zip(settings.validation, validation):
-        with fast_math(model.device.type, preset.precision), torch.compiler.set_stance('force_eager') if preset.compile else contextlib.nullcontext(): metrics = evaluate_retrieval(model, pictures, settings.size) | region_metrics(model, pictures, settings.size)
+        with precision_context(model.device.type, preset.precision), torch.compiler.set_stance('force_eager') if preset.compile else contextlib.nullcontext(): metrics = evaluate_retrieval(model, pictures, settings.size) | region_metrics(model, pictures, settings.size)
         log.add(stage=stage, step=done, validation=spec, size=settings.size, **{k: round(v, 3) for k, v in metrics.items()})
         if not quiet: print(f"{spec}: mean recall {metrics['mean_recall']:.2f} (n={metrics['n']})", file=sys.stderr)
     means = {}

@@ -12,7 +12,7 @@ import contextlib, importlib.util, logging, os, socket
 import torch
 import torch.distributed as dist
 
-from ..core import GeoAlignError, default_device, fast_math
+from ..core import GeoAlignError, default_device, precision_context
 from ..losses.contrastive import MAX_LOG_SCALE, ranks
 from ..losses.objective import Objective
 from ..model import GeoAlignCLIP
@@ -173,8 +173,8 @@ def _add_up(parts: dict, objective, factors) -> tuple:  # (total with its graph,
 def _one_pass(engine, batch, objective, factors) -> torch.Tensor:
     "Forwards and backwards; the parts (terms,) of this pass, averaged over processes"
     model, kind, precision = engine.module, engine.device.type, 'bf16' if engine.torch_autocast_enabled() else 'fp32'
-    with fast_math(kind, 'fp32'):  # the attention kernel of the way there is needed on the way back too, where blocks are computed again
-        with fast_math(kind, precision): parts = objective(**model(batch))
+    with precision_context(kind, 'fp32'):  # the attention kernel of the way there is needed on the way back too, where blocks are computed again
+        with precision_context(kind, precision): parts = objective(**model(batch))
         total, seen = _add_up(parts, objective, factors)
         engine.backward(in_one_order(total, [p for p in model.parameters() if p.requires_grad]))
     return seen

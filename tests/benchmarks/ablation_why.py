@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from geoalignclip_nb.core import GeoAlignError, assets_dir, fast_math, write_beside
+from geoalignclip_nb.core import GeoAlignError, assets_dir, precision_context, write_beside
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.study.ablation import crop_agreement, detailed_columns, open_probes, read_row
 from geoalignclip_nb.train.presets import load_preset
@@ -45,7 +45,7 @@ def ask(model, probes: dict, size: int, crop_size: int, precision: str) -> dict:
     out = {}
     for name, pictures in probes.items():
         found = out[name.partition(':')[0]] = {}
-        with fast_math(model.device.type, precision):
+        with precision_context(model.device.type, precision):
             if any(s.regions for s in pictures.samples): found |= crop_agreement(model, pictures, size, crop_size)
             if any(s.detailed for s in pictures.samples): found |= {k: v for k, (v, _) in detailed_columns(model, pictures, size).items()} | dict(n_pictures=len(pictures))
     return out

@@ -24,7 +24,7 @@ from geoalignclip_nb.regions import roi_features
 from geoalignclip_nb.scenes import make_scenes
 from geoalignclip_nb.text import text_tower
 from geoalignclip_nb.train.cost import FORMS, NEGATIVES, SLOTS
-from geoalignclip_nb.core import fast_math
+from geoalignclip_nb.core import precision_context
 from geoalignclip_nb.vision import image_tower, value_only
 
 EMPTY = 49406, 49407  # start and end mark: the empty text
@@ -146,7 +146,7 @@ class Baseline:
 
     def learn(self, objective, precision='bf16') -> dict:
         "The gradients that `step` sends, and the parts of the loss; forward only"
-        with torch.no_grad(), fast_math('cpu', precision): pieces = [job() for _, job in self.jobs]
+        with torch.no_grad(), precision_context('cpu', precision): pieces = [job() for _, job in self.jobs]
         parts, self.grads = self.losses(pieces, objective)
         self.model.zero_grad(set_to_none=True)
         return parts
@@ -154,29 +154,29 @@ class Baseline:
     def step(self, objective, precision='bf16') -> dict:
         "Forward, losses and backward, part by part; the gradients arrive in the model's parameters"
         pieces = []
-        with fast_math('cpu', 'fp32'):
+        with precision_context('cpu', 'fp32'):
             for (_, job), grads in zip(self.jobs, self.grads):
-                with fast_math('cpu', precision): values = job()
+                with precision_context('cpu', precision): values = job()
                 torch.autograd.backward(values, grads)
                 pieces.append([v.detach() for v in values])
             return self.losses(pieces, objective)[0]
 
     def whole(self, objective, precision='bf16') -> dict:
         "The same step as one graph, for as much memory as that takes"
-        with fast_math('cpu', 'fp32'):
-            with fast_math('cpu', precision): parts = objective(**self.output([job() for _, job in self.jobs]))
+        with precision_context('cpu', 'fp32'):
+            with precision_context('cpu', precision): parts = objective(**self.output([job() for _, job in self.jobs]))
             parts['total'].backward()
         return {k: float(v.detach()) for k, v in parts.items()}
 
 
 def our_losses(model, batch, objective, precision='bf16'):
     "The way there of `train.engine.train_step`"
-    with fast_math('cpu', precision): return objective(**model(batch))
+    with precision_context('cpu', precision): return objective(**model(batch))
 
 
 def our_step(model, batch, objective, precision='bf16') -> dict:
     "`train.engine.train_step` without the optimiser"
-    with fast_math('cpu', 'fp32'):
+    with precision_context('cpu', 'fp32'):
         parts = our_losses(model, batch, objective, precision)
         parts['total'].backward()
     return {k: float(v.detach()) for k, v in parts.items()}

@@ -26,7 +26,7 @@ from geoalignclip_nb.core import assets_dir, write_beside
 from geoalignclip_nb.losses.objective import Objective
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.train.cost import FORMS, TEXTS, distinct_lengths, padding_cost, step_flops, time_parts
-from geoalignclip_nb.core import fast_math
+from geoalignclip_nb.core import precision_context
 from geoalignclip_nb.vision import encode_image
 from step_forms import Baseline, check_equal, limit_memory, our_losses, our_step, records, region, trunk, unit
 
@@ -37,16 +37,16 @@ def stages(model, forward, backward=None) -> list:
     "Forward and backward of something, as two stages of `time_parts`; the gradients of the last case are dropped first"
     def there(_):
         model.zero_grad(set_to_none=True)
-        with fast_math('cpu'): return forward()
+        with precision_context('cpu'): return forward()
     def back(out):
-        with fast_math('cpu', 'fp32'): (backward or (lambda o: torch.autograd.backward(o, [torch.full_like(v, 1e-3) for v in o])))(out)
+        with precision_context('cpu', 'fp32'): (backward or (lambda o: torch.autograd.backward(o, [torch.full_like(v, 1e-3) for v in o])))(out)
     return [there, back]
 
 
 def our_parts(model, batch, other_crops, objective) -> dict:
     "Each part of our step by itself"
     clip, size = model.clip, batch['images'].shape[-2:]
-    with torch.no_grad(), fast_math('cpu'):
+    with torch.no_grad(), precision_context('cpu'):
         tower, x, grid = trunk(clip, batch['images'])
         vectors = model(batch)
     x = x.detach().requires_grad_()
