@@ -186,7 +186,7 @@ def measure(model, validation, settings, preset, log, stage, done, quiet) -> boo
 def stage_loader(model, stage: int, settings: StageSettings, preset: Preset, quiet: bool, rank: int = 0, world: int = 1) -> Loader:
     "The batches of a stage; regions belong to Stage II; so do detailed captions, near misses and crops where a loss asks for them"
     on = settings.losses
-    items = LoaderSettings(settings.size, settings.crop_size if 'vic' in on else 0, settings.augment, settings.min_area, settings.light, region_text=settings.region_text, max_regions=settings.max_regions,
+    items = LoaderSettings(settings.size, settings.crop_pixels if 'vic' in on else 0, settings.augment, settings.min_area, settings.light, region_text=settings.region_text, max_regions=settings.max_regions,
                            max_negatives=settings.max_negatives, negatives='hna' in on, background=settings.background, zoom=settings.zoom, detailed=stage == 2 and 'htc' in on, regions=stage == 2)
     workers = preset.workers or (1 if model.device.type == 'cpu' else min(8, os.cpu_count() or 1))
     return Loader(open_sources(settings.sources, settings.side, preset.seed, quiet, settings.max_bad), model.tokenizer, items, settings.batch_size, model.preprocess.mean, model.preprocess.std, preset.seed, rank, world, workers)

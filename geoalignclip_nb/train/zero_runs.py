@@ -234,7 +234,7 @@ def _reached(out: Path, preset: Preset, how: dict) -> tuple:  # (stage, step) of
 def _begin(out: Path, preset: Preset, reached: tuple, quiet: bool):
     "The folder of a run, its settings, and a log that ends where the newest checkpoint does"
     settings = json.dumps(dataclasses.asdict(preset), indent=1)
-    if not quiet: print(settings, file=sys.stderr)
+    if not quiet: print(f"Settings: {out/'settings.json'}", file=sys.stderr)
     out.mkdir(parents=True, exist_ok=True)
     with write_beside(out/'settings.json') as tmp: tmp.write_text(settings)
     Log(out/'log.jsonl').after(*reached)
