@@ -45,9 +45,9 @@ def make_optimizer(model, settings: StageSettings) -> torch.optim.AdamW:
 
 # %% ../../nbs/40_engine.ipynb #1c6397b3
 @torch.no_grad()
-def clamp_scales(model):
-    "Keep the three log-scales in [0, ln 100], CLIP's own bound"
-    for p in (model.clip.logit_scale, model.log_scale_rpa, model.log_scale_hna): p.clamp_(0, math.log(100))
+def clamp_scales(model, highest: float = math.log(100)):
+    "Keep the three log-scales in [0, highest]; the default is CLIP's own bound"
+    for p in (model.clip.logit_scale, model.log_scale_rpa, model.log_scale_hna): p.clamp_(0, highest)
 
 # %% ../../nbs/40_engine.ipynb #89e58779
 def train_step(
@@ -71,7 +71,7 @@ def train_step(
         parts['total'].backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
-    clamp_scales(model)
+    clamp_scales(model, objective.max_log_scale())
     return values
 
 # %% ../../nbs/40_engine.ipynb #93728c45

@@ -8,7 +8,7 @@ __all__ = ['KIND_WORDS', 'VALUE_READERS', 'CHOICE_WORDS', 'STAGE_NAMES', 'LOSS_T
            'CheckedSettings', 'StepSettings', 'ImageSettings', 'RegionSettings', 'LossSettings', 'StageSettings',
            'Preset', 'default_of', 'settings_table', 'similar_settings', 'refuse_unknown', 'settings_from',
            'preset_names', 'preset_file', 'read_toml', 'with_base', 'parse_overrides', 'parse_value', 'change',
-           'check_preset', 'refuse_idle', 'load_preset', 'from_record']
+           'check_preset', 'refuse_idle', 'drop_unused', 'load_preset', 'from_record']
 
 # %% ../../nbs/40a_presets.ipynb #f70a1fcf
 import contextlib, copy, dataclasses, difflib, itertools, json, math, re, sys
@@ -227,7 +227,7 @@ class LossSettings(CheckedSettings):
         'RPA over all processes; none: as the other terms', needs=('rpa',)))
     max_scale: float | None = setting(100., Rule('largest 1/tau; none: not clamped', above=1))
     shared_scale: bool = setting(False, Rule(
-        'one temperature for all terms, the literal tau', needs=('stage2',)))
+        'one temperature for all terms, the literal tau', needs=('rpa or hna',)))
     divide: str = setting('with_negatives', Rule(
         "regions that HNA's mean divides by", choices=DIVIDE, needs=('hna',)))
     stop_gradient: str = setting('none', Rule(
@@ -476,35 +476,57 @@ def _missing_need(need: str, stage: str, settings: StageSettings) -> str:  # '' 
     if need in STAGE_NAMES: return '' if need == stage else f'it belongs to {need}'
     if need == 'augment': return '' if settings.augment else f'{stage}.augment is false'
     if stage == 'stage1': return 'Stage I has the global term alone'
-    if need != 'global': return '' if need in settings.losses else f'stage2.losses lacks {need}'
-    if settings.literal_total or 'htc' not in settings.losses: return ''
+    terms = set(settings.losses)
+    if need == 'rpa or hna':
+        scaled = {'rpa', 'hna'} if settings.agreement == 'cosine' else {'rpa', 'hna', 'vic'}
+        return '' if terms & scaled else 'stage2.losses lacks rpa and hna'
+    if need != 'global': return '' if need in terms else f'stage2.losses lacks {need}'
+    if settings.literal_total or 'htc' not in terms: return ''
     return 'htc replaces the global term unless stage2.literal_total is true'
+
+def _idle_weights(stage: str, settings: StageSettings) -> dict[str, str]:
+    "Reasons by name for weights of terms that are off; a weight of 0 or its default is fine"
+    defaults = StageSettings().weights
+    idle = {}
+    for name, value in settings.weights.items():
+        term = name.partition('_')[0]
+        on = stage == 'stage1' and term == 'global'
+        reason = '' if on else _missing_need(term, stage, settings)
+        if reason and value not in (0, defaults[term]): idle[name] = reason
+    return idle
 
 def _why_idle(name: str, stage: str, settings: StageSettings) -> str:  # '' where it has an effect
     "The reason why a setting that differs from its default has no effect in a stage"
+    if name == 'weights': return next(iter(_idle_weights(stage, settings).values()), '')
     found = next(f for f in dataclasses.fields(settings) if f.name == name)
-    default = default_of(found)
-    value = getattr(settings, name)
-    needs = list(found.metadata['rule'].needs) if value != default else []
-    if name == 'weights':
-        given = {weight for weight in value if value[weight] != default.get(weight)}
-        needs = [weight.partition('_')[0] for weight in given]
-    if stage == 'stage1' and 'global' in needs: needs.remove('global')
-    reasons = (_missing_need(need, stage, settings) for need in needs)
+    if getattr(settings, name) == default_of(found): return ''
+    reasons = [_missing_need(need, stage, settings) for need in found.metadata['rule'].needs]
     return next(filter(None, reasons), '')
 
+# %% ../../nbs/40a_presets.ipynb #1a5c0025
 def refuse_idle(
     preset: Preset,
-    given: Iterable[str],  # full names such as 'stage2.max_negatives'
+    given: Iterable[str],  # full names such as 'stage2.max_negatives' or 'stage2.weights.rpa'
 ):
     "Raise `GeoAlignError` for a given setting that has no effect"
     for key in given:
-        stage, dot, name = key.partition('.')
+        stage, _, name = key.partition('.')
         settings = getattr(preset, stage, None)
-        if not dot or settings is None: continue
-        reason = _why_idle(name.partition('.')[0], stage, settings)
+        if not isinstance(settings, StageSettings) or not name: continue
+        name, _, entry = name.partition('.')
+        reason = _why_idle(name, stage, settings)
+        if entry: reason = _idle_weights(stage, settings).get(entry, '')
         if reason:
             raise GeoAlignError(f'Setting {key!r} has no effect, because {reason}; remove it.')
+
+# %% ../../nbs/40a_presets.ipynb #1a5c0020
+def drop_unused(settings: StageSettings, stage: str) -> StageSettings:
+    "A copy in which settings and weights of terms that are off have their defaults"
+    unused = _idle_weights(stage, settings)
+    weights = {name: value for name, value in settings.weights.items() if name not in unused}
+    others = [f for f in dataclasses.fields(LossSettings) if f.name != 'weights']
+    idle = {f.name: default_of(f) for f in others if _why_idle(f.name, stage, settings)}
+    return dataclasses.replace(settings, weights=weights, **idle)
 
 # %% ../../nbs/40a_presets.ipynb #2e750c12
 def _given(tables: dict[str, object]) -> list[str]:
@@ -527,9 +549,13 @@ def load_preset(
     refuse_idle(preset, _given(own))
     for key in overrides or {}:
         if '.' not in key and not hasattr(preset, key): refuse_unknown(key, options)
-    changed = change(preset, overrides or {})
-    refuse_idle(changed, overrides or ())
-    return check_preset(changed)
+    preset = change(preset, overrides or {})
+    refuse_idle(preset, overrides or ())
+    for stage in STAGE_NAMES:
+        settings = getattr(preset, stage)
+        used = drop_unused(settings, stage) if settings else None
+        preset = dataclasses.replace(preset, **{stage: used})
+    return check_preset(preset)
 
 # %% ../../nbs/40a_presets.ipynb #1a5c001d
 OLD_PRESET = dict(precision='bf16')
