@@ -31,6 +31,7 @@ class StageSettings:
     clip_norm: float = 1.0  # longest gradient
     patch_dropout: float = 0.  # share of patches left out of the image tower while training (FLIP, arXiv 2212.00794); Stage I only
     size: int = 128  # pixels of the network's input
+    crop_padding: float = 0.  # of a box's side, added on each side of a crop
     side: int = 160  # pixels at which pictures are kept in memory, before a window is cut
     augment: bool = True  # random windows and turns; False: every picture whole and upright
     min_area: float = 0.5  # smallest window of a random view
@@ -40,8 +41,13 @@ class StageSettings:
     region_text: str = 'random'  # T_r of Eq. 2: 'phrase', 'description' or 'random' (either, drawn each time)
     max_regions: int = 4  # per picture
     max_negatives: int = 10  # per region
+    hna_text: str = 'random'  # whose negatives HNA takes where a region has them for both texts: 'phrase', 'description' or 'random'
+    sibling_negatives: bool = False  # phrases of other categories in the same image as further negatives
     background: float = 0.  # boxes of plain background per picture with regions
     duplicates: str = 'mask'  # identical texts of a batch: 'mask', 'multi_positive' or 'none', see the page of the contrastive losses
+    rpa_gather: bool | None = None  # RPA over all processes; None: as the other terms
+    literal_total: bool = False  # all five terms of Eq. 5: the global term also beside HTC
+    max_scale: float | None = 100.  # clamp of 1/tau; None: not clamped
     shared_scale: bool = False  # one temperature for all terms, the paper's literal tau
     divide: str = 'with_negatives'  # what HNA's mean divides by: the regions 'with_negatives', or 'all'
     stop_gradient: str = 'none'  # which side of VIC gets no gradient, see the page of the consistency losses
@@ -57,7 +63,7 @@ class Preset:
     model: str = 'geoalign-tiny'
     init: str = ''  # start from an open_clip 'architecture.tag', a folder, a file, or the latest.pt of another run; '': random weights
     seed: int = 0
-    precision: str = 'bf16'  # 'bf16' (autocast) or 'fp32'
+    precision: str = 'auto'  # 'auto' (the faster one on this device), 'bf16' or 'fp32'
     compile: bool = False  # the blocks of both towers by torch.compile, which takes its time at the start, see the page of the step's cost
     checkpoint_steps: int = 50
     report: list = field(default_factory=list)  # beside log.jsonl and log.csv: 'tensorboard', 'wandb'
