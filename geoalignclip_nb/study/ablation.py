@@ -32,8 +32,8 @@ from ..bench.scene_classification import evaluate_scenes, ucm_scenes
 from ..bench.tables import paper_table, to_markdown
 from ..core import GeoAlignError, Sample, data_dir, default_device, precision_context, write_beside
 from ..data.describe import class_names
+from ..data.loader import ImageCache, open_source
 from ..pointing import pointing_game
-from ..train.engine import open_sources
 from ..train.presets import Preset, change, load_preset
 from ..train.recipe import refuse_other, run_preset, same_run, start_model
 
@@ -70,10 +70,11 @@ def row_preset(preset: Preset, row: Row, seed: int, stage1: Path) -> Preset:
     return dataclasses.replace(preset, seed=seed, init=str(stage1), stage1=None, stage2=stage2)
 
 # %% ../../nbs/60_ablation.ipynb #239a8a09
-def open_probes(preset: Preset, seed: int = 90_000) -> dict:  # source -> `Pictures`
-    "The sets on which rows are measured; raises `GeoAlignError` where there is none or one is missing"
-    if not preset.stage2 or not preset.stage2.validation: raise GeoAlignError('The preset measures on nothing; name sets in stage2.validation.')
-    return dict(zip(preset.stage2.validation, open_sources(preset.stage2.validation, preset.stage2.side, seed, quiet=True)))
+def open_probes(preset: Preset, seed: int = 90_000) -> dict[str, ImageCache]:  # source -> its images
+    "The sets on which rows are measured, original pixels; raises `GeoAlignError` where there is none or one is missing"
+    specs = preset.stage2.validation if preset.stage2 else []
+    if not specs: raise GeoAlignError('The preset measures on nothing; name sets in stage2.validation.')
+    return {spec: ImageCache(open_source(spec, seed)) for spec in specs}
 
 # %% ../../nbs/60_ablation.ipynb #7194108e
 Phrase = tuple[str, list]  # phrase, boxes (x1, y1, x2, y2) in fractions
@@ -176,7 +177,7 @@ def measure_row(
     "All columns of a model"
     out = {}
     for spec, images in probes.items():
-        embed = Embedder(model, precision=precision, size=sizes.image, read=getattr(images, 'read', None))
+        embed = Embedder(model, precision=precision, size=sizes.image, read=images.read)
         crops = replace(embed, size=sizes.crop)
         samples, found = images.samples, {}
         if any(s.captions for s in samples):

@@ -112,7 +112,7 @@ def open_sources(specs, side, seed, quiet, max_bad=.05) -> list:
     "A `Pictures` per source, decoded once, or a `ShardPictures` for `rsteller:` and `rsfg:`, decoded when asked for; unreadable pictures are counted and the first is named"
     bar = None if quiet else lambda x, total: tqdm(x, 'decoding', total, mininterval=5)
     sharded = lambda s: s.partition(':')[0] in PARSERS
-    opened = [ShardPictures(open_shards(s, seed), side, max_bad, read=load_image) if sharded(s) else Pictures(open_source(s, seed), side, load_image, bar) for s in specs]
+    opened = [ShardPictures(open_shards(s, seed), side, max_bad, read=load_image) if sharded(s) else Pictures(open_source(s, seed), progress=bar) for s in specs]
     for p in opened:
         if p.skipped and isinstance(p, Pictures): print(f'{len(p.skipped)} pictures could not be read, e.g. {p.skipped[0]}', file=sys.stderr)
     return opened
