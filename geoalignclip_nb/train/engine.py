@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['LOSSES', 'SHARED_OPTIONS', 'TEXTS', 'KEPT', 'learning_rate', 'make_optimizer', 'clamp_scales', 'check_finite',
            'StepOptions', 'train_step', 'open_sources', 'stage_objective', 'set_patch_dropout', 'compile_blocks',
-           'stage_loader', 'batch_groups', 'track_seen_tokens', 'Backend', 'StageRun', 'prepare_model', 'PlainBackend',
-           'train_and_log_step', 'Schedule', 'measure', 'is_best', 'measure_missing', 'open_stage', 'report_sources',
-           'run_stage']
+           'loader_settings', 'stage_loader', 'batch_groups', 'track_seen_tokens', 'Backend', 'StageRun',
+           'prepare_model', 'PlainBackend', 'train_and_log_step', 'Schedule', 'measure', 'is_best', 'measure_missing',
+           'open_stage', 'report_sources', 'run_stage']
 
 # %% ../../nbs/40_engine.ipynb #d7fe0ed2
 import contextlib, dataclasses, inspect, itertools, math, os, sys, time
@@ -21,17 +21,17 @@ import torch
 from tqdm import tqdm
 
 from ..architectures import load_strictly
-from ..core import GeoAlignError, check_choice, choose_precision, precision_context, set_seed
+from ..core import GeoAlignError, choose_precision, precision_context, set_seed
 from ..data.records import PARSERS
 from ..data.shards import open_shards
-from ..data.stream import ShardPictures
-from ..data.loader import Loader, LoaderSettings, Pictures, open_source
+from ..data.stream import ShardImages
+from ..data.loader import ImageCache, Loader, LoaderSettings, batch_statistics, open_source, starved_terms
 from ..losses.objective import Objective
 from ..model import GeoAlignCLIP
 from .presets import Preset, StageSettings
 from .run_folder import Checkpoint, Log, Progress, Vocabulary, load_optimizer, save_checkpoint, write_csv
 from ..text import text_tower
-from ..vision import image_tower, load_image
+from ..vision import image_tower
 
 # %% ../../nbs/40_engine.ipynb #f51f3a2e
 def learning_rate(step: int, total: int, peak: float, warmup: int) -> float:
@@ -52,12 +52,8 @@ def make_optimizer(model, settings: StageSettings) -> torch.optim.AdamW:
 
 # %% ../../nbs/40_engine.ipynb #1c6397b3
 @torch.no_grad()
-def clamp_scales(
-    model: GeoAlignCLIP,
-    max_scale: float | None = 100.,  # largest 1/τ; None: no upper bound
-):
-    "Keep the three log-scales in [0, ln max_scale]"
-    highest = None if max_scale is None else math.log(max_scale)
+def clamp_scales(model: GeoAlignCLIP, highest: float = math.log(100)):
+    "Keep the three log-scales in [0, highest]; the default is CLIP's own bound"
     for p in (model.clip.logit_scale, model.log_scale_rpa, model.log_scale_hna): p.clamp_(0, highest)
 
 # %% ../../nbs/40_engine.ipynb #5d81e0b3
@@ -76,7 +72,6 @@ class StepOptions:
     lr: float
     clip_norm: float = 1.  # longest gradient
     precision: str = 'auto'  # see `core.choose_precision`
-    max_scale: float | None = 100.  # see `clamp_scales`
 
 # %% ../../nbs/40_engine.ipynb #89e58779
 def train_step(
@@ -99,26 +94,29 @@ def train_step(
     values = dict(zip(parts, losses))
     check_finite(values, norm)
     optimizer.step()
-    clamp_scales(model, options.max_scale)
+    clamp_scales(model, objective.max_log_scale())
     return values
 
 # %% ../../nbs/40_engine.ipynb #18093b83
-def open_sources(specs, side, seed, quiet, max_bad=.05) -> list:
-    "A `Pictures` per source, decoded once, or a `ShardPictures` for `rsteller:` and `rsfg:`, decoded when asked for; unreadable pictures are counted and the first is named"
-    bar = None if quiet else lambda x, total: tqdm(x, 'decoding', total, mininterval=5)
-    sharded = lambda s: s.partition(':')[0] in PARSERS
-    opened = [ShardPictures(open_shards(s, seed), side, max_bad, read=load_image) if sharded(s) else Pictures(open_source(s, seed), side, load_image, bar) for s in specs]
-    for p in opened:
-        if p.skipped and isinstance(p, Pictures): print(f'{len(p.skipped)} pictures could not be read, e.g. {p.skipped[0]}', file=sys.stderr)
-    return opened
+def _open_one(spec: str, side: int, seed: int, progress, max_bad: float) -> ImageCache | ShardImages:
+    "The images of one source"
+    if spec.partition(':')[0] in PARSERS: return ShardImages(open_shards(spec, seed), side, max_bad)
+    images = ImageCache(open_source(spec, seed), side, progress=progress)
+    if images.skipped: print(f'{len(images.skipped)} images of {spec} could not be read, e.g. {images.skipped[0]}', file=sys.stderr)
+    if images.note: print(images.note, file=sys.stderr)
+    return images
+
+def open_sources(specs: list[str], side: int, seed: int, quiet: bool, max_bad: float = .05) -> list[ImageCache | ShardImages]:
+    "An `ImageCache` per source, or `ShardImages` for `rsteller:` and `rsfg:`; `side`: longest side at which pixels are kept, 0: original"
+    def bar(images, total): return tqdm(images, 'decoding', total, mininterval=5)
+    return [_open_one(spec, side, seed, None if quiet else bar, max_bad) for spec in specs]
 
 # %% ../../nbs/40_engine.ipynb #14d0ec1d
 LOSSES = 'rpa', 'hna', 'vic', 'htc'
 SHARED_OPTIONS = [name for name in inspect.signature(Objective).parameters if name in StageSettings.__dataclass_fields__]
 
 def stage_objective(settings: StageSettings, stage: int, gather: bool = False) -> Objective:
-    "The losses of a stage (paper Eq. 5); `gather`: over all processes; an unknown name in `losses` raises `GeoAlignError`"
-    for name in settings.losses: check_choice('loss', name, LOSSES)
+    "The losses of a stage (paper Eq. 5); `gather`: over all processes"
     switches = {name: name in settings.losses for name in LOSSES}
     options = {name: getattr(settings, name) for name in SHARED_OPTIONS}
     return Objective(stage=stage, gather=gather, **switches, **options)
@@ -147,13 +145,25 @@ def compile_blocks(
     return model
 
 # %% ../../nbs/40_engine.ipynb #b3eb92e6
+def loader_settings(stage: int, settings: StageSettings) -> LoaderSettings:
+    "Items of a stage: regions belong to Stage II; so do detailed captions, hard negatives and crops where a loss asks for them"
+    losses = settings.losses
+    same = ('size', 'augment', 'min_area', 'light', 'zoom', 'background', 'region_text', 'hna_text', 'sibling_negatives',
+            'max_regions', 'max_negatives', 'crop_padding')
+    return LoaderSettings(
+        **{name: getattr(settings, name) for name in same},
+        crop_size=settings.crop_pixels if 'vic' in losses else 0,
+        negatives='hna' in losses,
+        detailed=stage == 2 and 'htc' in losses,
+        regions=stage == 2)
+
 def stage_loader(model, stage: int, settings: StageSettings, preset: Preset, quiet: bool, rank: int = 0, world: int = 1) -> Loader:
-    "The batches of a stage; regions belong to Stage II; so do detailed captions, near misses and crops where a loss asks for them"
-    on = settings.losses
-    items = LoaderSettings(settings.size, settings.crop_size if 'vic' in on else 0, settings.augment, settings.min_area, settings.light, region_text=settings.region_text, max_regions=settings.max_regions,
-                           max_negatives=settings.max_negatives, negatives='hna' in on, background=settings.background, zoom=settings.zoom, detailed=stage == 2 and 'htc' in on, regions=stage == 2)
+    "The batches of a stage"
+    images = open_sources(settings.sources, settings.side, preset.seed, quiet, settings.max_bad)
     workers = preset.workers or (1 if model.device.type == 'cpu' else min(8, os.cpu_count() or 1))
-    return Loader(open_sources(settings.sources, settings.side, preset.seed, quiet, settings.max_bad), model.tokenizer, items, settings.batch_size, model.preprocess.mean, model.preprocess.std, preset.seed, rank, world, workers)
+    norm = model.preprocess
+    return Loader(images, model.tokenizer, loader_settings(stage, settings), settings.batch_size, norm.mean, norm.std,
+                  preset.seed, rank, world, workers)
 
 # %% ../../nbs/40_engine.ipynb #0a6d3df3
 def batch_groups(loader: Loader, first: int, total: int, accumulation: int = 1) -> Iterator[list[dict]]:
@@ -242,8 +252,7 @@ class PlainBackend:
 
     def step(self, batches: list[dict], objective: Objective, lr: float) -> dict[str, float]:
         settings = self.run.settings
-        max_scale = getattr(settings, 'max_scale', 100.)
-        options = StepOptions(lr, settings.clip_norm, self.precision, max_scale)
+        options = StepOptions(lr, settings.clip_norm, self.precision)
         return train_step(self.module.train(), batches[0], objective, self.optimizer, options)
 
     def everywhere(self, action: Callable, sentence: str = '{}'):
