@@ -6,11 +6,11 @@
 __all__ = ['LOSSES', 'SHARED_OPTIONS', 'TEXTS', 'KEPT', 'learning_rate', 'make_optimizer', 'clamp_scales', 'check_finite',
            'StepOptions', 'train_step', 'open_sources', 'stage_objective', 'set_patch_dropout', 'compile_blocks',
            'loader_settings', 'stage_loader', 'batch_groups', 'track_seen_tokens', 'Backend', 'StageRun',
-           'prepare_model', 'PlainBackend', 'train_and_log_step', 'Schedule', 'measure', 'is_best', 'measure_missing',
-           'open_stage', 'report_sources', 'run_stage']
+           'prepare_model', 'PlainBackend', 'shared_statistics', 'StarvationWatch', 'train_and_log_step', 'Schedule',
+           'measure', 'is_best', 'measure_missing', 'open_stage', 'report_sources', 'run_stage']
 
 # %% ../../nbs/40_engine.ipynb #d7fe0ed2
-import contextlib, dataclasses, inspect, itertools, math, os, sys, time
+import contextlib, dataclasses, inspect, itertools, math, os, sys, time, warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,6 +260,34 @@ class PlainBackend:
         try: return action()
         except OSError as e: raise GeoAlignError(sentence.replace('{}', e.strerror or str(e))) from e
 
+# %% ../../nbs/40_engine.ipynb #0c5ce1d8
+def shared_statistics(backend: Backend, batches: list[dict]) -> dict[str, float]:
+    "Images and the counts of `data.loader.batch_statistics`, over all batches and processes of a step"
+    found = [batch_statistics(b) for b in batches]
+    counts = dict(images=sum(len(b['images']) for b in batches))
+    counts |= {k: sum(s[k] for s in found) for k in ('regions', 'regions_with_negatives', 'crops')}
+    counts['negatives'] = sum(len(b.get('negatives', ())) for b in batches)
+    counts = dict(zip(counts, backend.shared_counts(list(counts.values()))))
+    per_region = counts.pop('negatives') / max(1, counts['regions_with_negatives'])
+    return counts | dict(negatives_per_region=round(per_region, 3))
+
+class StarvationWatch:
+    "Warn once about each of `losses` that gets no input in the first `patience` steps"
+    def __init__(self, losses: Sequence[str], patience: int = 10):
+        self.losses, self.starved, self.steps = list(losses), set(losses), patience
+
+    def see(self, batches: list[dict]):
+        "The batches of one step"
+        for batch in batches: self.starved &= set(starved_terms(batch, self.losses))
+        self.steps -= 1
+        if self.steps == 0: self.warn()
+
+    def warn(self):
+        "Warn now about the terms that have had no input so far"
+        for name in sorted(self.starved):
+            warnings.warn(f"Loss '{name}' is on but gets no input from the sources of this stage; remove it from losses, or add a source that has its texts and boxes.")
+        self.starved = set()
+
 # %% ../../nbs/40_engine.ipynb #aab8793d
 KEPT = 'the last checkpoint is kept: free some space and start again'
 
@@ -269,11 +297,10 @@ def train_and_log_step(backend: Backend, run: StageRun, objective: Objective, ba
     set_seed(run.preset.seed + 10_007 * (step * backend.world + backend.rank))
     start, lr = time.perf_counter(), learning_rate(step, total, settings.lr, settings.warmup)
     parts = backend.step(batches, objective, lr)
-    counts = [sum(len(b['images']) for b in batches), sum(len(b.get('boxes', ())) for b in batches)]
-    images, regions = backend.shared_counts(counts)
+    counts = shared_statistics(backend, batches)
     row = dict(stage=run.number, step=step + 1, world=backend.world, lr=lr,
                scale=float(scale.detach().exp()) if scale.numel() else None,  # ZeRO stage 3 empties it
-               seconds=round(time.perf_counter() - start, 3), images=images, regions=regions)
+               seconds=round(time.perf_counter() - start, 3), **counts)
     row |= {name: round(value, 5) for name, value in parts.items()}
     backend.everywhere(lambda: None if backend.rank else run.log.add(**row), f'The log could not be written ({{}}); {KEPT}.')
 
@@ -359,15 +386,18 @@ def run_stage(
         backend.everywhere(lambda: None if backend.rank else measure_missing(backend, run, validation, validate, progress), failed)
 
     if schedule.measures(first): assess(progress)
+    watch = StarvationWatch(settings.losses if run.number == 2 else ())
     groups = batch_groups(loader, first, schedule.total, backend.accumulation)
     for step in tqdm(range(first, schedule.total), f'stage {run.number}', schedule.total, initial=first, disable=run.quiet, mininterval=5):
         batches = backend.everywhere(lambda: next(groups))
         train_and_log_step(backend, run, objective, batches, step, schedule.total)
+        watch.see(batches)
         for batch in batches: track_seen_tokens(words.seen, batch)
         if not schedule.saves(step + 1): continue
         words = Vocabulary(words.start, backend.shared_tokens(words.seen))
         progress = Progress(run.number, step + 1, words)
         backend.save(progress)
         if schedule.measures(step + 1): assess(progress)
+    watch.warn()
     report_sources(loader, backend.rank)
     return words
