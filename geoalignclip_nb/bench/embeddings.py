@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Boxes', 'RESIZE_MODES', 'TEXT_HEADS', 'REGION_FEATURES', 'weights_hash', 'pictures_hash', 'read_ahead',
-           'input_preprocess', 'Embedder', 'crop_box', 'unknown_words', 'Vectors', 'embed_images', 'embed_boxes',
-           'embed_texts', 'unknown_word_note', 'embedder_setup']
+           'input_preprocess', 'Embedder', 'Vectors', 'embed_images', 'embed_boxes', 'embed_texts', 'unknown_word_note',
+           'embedder_setup']
 
 # %% ../../nbs/50d_embeddings.ipynb #5acae6ef
 import hashlib
@@ -26,8 +26,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..core import GeoAlignError, Sample, choose_precision, precision_context, write_beside
-from ..pictures import load_image
-from ..text import clean_text, encode_tokens
+from ..pictures import crop_box, load_image
+from ..text import encode_tokens
 from ..vision import Preprocess
 from ..zoo import published_preprocess
 
@@ -122,21 +122,6 @@ class Embedder:
         self.preprocess = input_preprocess(self.model, self.resize, self.size)
         if self.read is None: self.read = lambda sample: load_image(sample.image)
         _check_head(self.model, self.text_head)
-
-# %% ../../nbs/50d_embeddings.ipynb #5e3655d5
-def crop_box(image, box, padding=0.):
-    import math
-    sides = []
-    for low, high, n in ((box[0], box[2], image.width), (box[1], box[3], image.height)):
-        first = min(max(math.floor(low * n + 1e-3), 0), n - 1)
-        sides.append((first, max(min(math.ceil(high * n - 1e-3), n), first + 1)))
-    (l, r), (t, b) = sides
-    return image.crop((l, t, r, b))
-
-def unknown_words(model, texts):
-    from geoalignclip_nb.text import token_ids
-    words = {w for t in texts for w in clean_text(t, 100_000).split()}
-    return sorted(w for w in words if not model.known_tokens[list(token_ids(w))].all())
 
 # %% ../../nbs/50d_embeddings.ipynb #72e0d5b8
 def _check_head(model, head: str):
@@ -314,9 +299,9 @@ def _encode_texts(self: Embedder, texts: list[str], normalize: bool) -> torch.Te
 def unknown_word_note(model, texts: list[str], first: int = 5) -> list[str]:
     "One sentence about the words that a model never saw in training, [] where it knows all of them"
     if getattr(model, 'known_tokens', None) is None: return []
-    words = list(dict.fromkeys(unknown_words(model, texts)))
+    words = model.unknown_words(texts)
     if not words: return []
-    affected = sum(not set(words).isdisjoint(clean_text(t, 100_000).split()) for t in texts)
+    affected = sum(bool(model.unknown_words([t])) for t in texts)
     names = ', '.join(words[:first])
     return [f'{affected:,} of {len(texts):,} distinct texts hold words that {model.name} never saw in training '
             f'({names}{", …" if len(words) > first else ""}); their scores mean little.']

@@ -31,6 +31,6 @@ def validate(
     precision: str = 'auto',  # see `core.choose_precision`
 ) -> dict[str, float]:  # i2t_r1 ... mean_recall, n, n_texts; with regions region_acc1, n_regions, near_miss_acc1
     "Recalls and region accuracies of a validation set; raises `GeoAlignError` where it is empty"
-    embed = Embedder(model, precision=precision, size=size, read=getattr(images, 'read', None))
+    embed = Embedder(model, precision=precision, size=size, read=images.read)
     recalls = evaluate_retrieval(embed, images.samples)
     return recalls.metrics | dict(n=recalls.n, n_texts=recalls.n_texts) | region_metrics(embed, images.samples)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['learning_rate', 'make_optimizer', 'clamp_scales', 'check_finite', 'train_step', 'save_checkpoint', 'load_checkpoint',
-           'region_metrics', 'Log', 'open_sources', 'stage_objective', 'drop_patches', 'compile_blocks', 'note_tokens',
-           'step_once', 'measure', 'stage_loader', 'run_stage']
+           'Log', 'compile_blocks', 'note_tokens', 'step_once', 'measure', 'loader_settings', 'stage_loader',
+           'run_stage']
 
 # %% ../../nbs/40_engine.ipynb #d7fe0ed2
 import contextlib, dataclasses, json, math, os, sys, time
@@ -15,19 +15,17 @@ import open_clip
 import torch
 from tqdm import tqdm
 
-from ..bench.fine_grained import fine_grained
-from ..bench.region_classification import region_classification
-from ..bench.retrieval import evaluate_retrieval
+from ..bench.validation import validate
 from ..core import GeoAlignError, precision_context, write_beside
 from ..data.records import PARSERS
 from ..data.shards import open_shards
-from ..data.stream import ShardPictures
-from ..data.loader import Loader, LoaderSettings, Pictures, open_source
+from ..data.stream import ShardImages
+from ..data.loader import ImageCache, Loader, LoaderSettings, open_source
 from ..losses.objective import Objective
 from ..model import GeoAlignCLIP
 from .presets import Preset, StageSettings
 from ..text import text_tower
-from ..vision import image_tower, load_image
+from ..vision import image_tower
 
 # %% ../../nbs/40_engine.ipynb #f51f3a2e
 def learning_rate(step: int, total: int, peak: float, warmup: int) -> float:
@@ -48,9 +46,9 @@ def make_optimizer(model, settings: StageSettings) -> torch.optim.AdamW:
 
 # %% ../../nbs/40_engine.ipynb #1c6397b3
 @torch.no_grad()
-def clamp_scales(model):
-    "Keep the three log-scales in [0, ln 100], CLIP's own bound"
-    for p in (model.clip.logit_scale, model.log_scale_rpa, model.log_scale_hna): p.clamp_(0, math.log(100))
+def clamp_scales(model, highest: float = math.log(100)):
+    "Keep the three log-scales in [0, highest]; the default is CLIP's own bound"
+    for p in (model.clip.logit_scale, model.log_scale_rpa, model.log_scale_hna): p.clamp_(0, highest)
 
 # %% ../../nbs/40_engine.ipynb #5d81e0b3
 def check_finite(losses: dict[str, float], gradient_norm: float):
@@ -83,7 +81,7 @@ def train_step(
     values = dict(zip(parts, losses))
     check_finite(values, norm)
     optimizer.step()
-    clamp_scales(model)
+    clamp_scales(model, objective.max_log_scale())
     return values
 
 # %% ../../nbs/40_engine.ipynb #93728c45
@@ -99,16 +97,6 @@ def load_checkpoint(path) -> dict:
     "Read a checkpoint; a broken file raises `GeoAlignError`"
     try: return torch.load(path, map_location='cpu', weights_only=True)
     except Exception: raise GeoAlignError(f'{Path(path).name} is not a whole checkpoint; delete it to start this run anew.') from None
-
-# %% ../../nbs/40_engine.ipynb #49488508
-def region_metrics(model, pictures, size: int) -> dict:
-    "near_miss_acc1 and region_acc1 (percent) of pictures with regions, {} without"
-    kinds = sorted({r.category for s in pictures.samples for r in s.regions if r.category})
-    if not kinds: return {}
-    coarse = region_classification(model, pictures, {k: [k] for k in kinds}, size, templates='plain')
-    out = dict(region_acc1=coarse['acc1'], n_regions=coarse['n'])
-    if any(r.negatives for s in pictures.samples for r in s.regions): out['near_miss_acc1'] = fine_grained(model, pictures, size, text='any')['acc1']
-    return out
 
 # %% ../../nbs/40_engine.ipynb #d984fd67
 class Log:
@@ -132,14 +120,29 @@ class Log:
         with write_beside(self.path) as tmp: tmp.write_text(''.join(json.dumps(r) + '\n' for r in rows))
 
 # %% ../../nbs/40_engine.ipynb #18093b83
+<<<<<<< ours
+def _open_one(spec: str, side: int, seed: int, progress, max_bad: float) -> ImageCache | ShardImages:
+    "The images of one source"
+    if spec.partition(':')[0] in PARSERS: return ShardImages(open_shards(spec, seed), side, max_bad)
+    images = ImageCache(open_source(spec, seed), side, progress=progress)
+    if images.skipped: print(f'{len(images.skipped)} images of {spec} could not be read, e.g. {images.skipped[0]}', file=sys.stderr)
+    if images.note: print(images.note, file=sys.stderr)
+    return images
+
+def open_sources(specs: list[str], side: int, seed: int, quiet: bool, max_bad: float = .05) -> list[ImageCache | ShardImages]:
+    "An `ImageCache` per source, or `ShardImages` for `rsteller:` and `rsfg:`; `side`: longest side at which pixels are kept, 0: original"
+    def bar(images, total): return tqdm(images, 'decoding', total, mininterval=5)
+    return [_open_one(spec, side, seed, None if quiet else bar, max_bad) for spec in specs]
+=======
 def open_sources(specs, side, seed, quiet, max_bad=.05) -> list:
     "A `Pictures` per source, decoded once, or a `ShardPictures` for `rsteller:` and `rsfg:`, decoded when asked for; unreadable pictures are counted and the first is named"
     bar = None if quiet else lambda x, total: tqdm(x, 'decoding', total, mininterval=5)
     sharded = lambda s: s.partition(':')[0] in PARSERS
-    opened = [ShardPictures(open_shards(s, seed), side, max_bad, read=load_image) if sharded(s) else Pictures(open_source(s, seed), side, load_image, bar) for s in specs]
+    opened = [ShardPictures(open_shards(s, seed), side, max_bad, read=load_image) if sharded(s) else Pictures(open_source(s, seed), progress=bar) for s in specs]
     for p in opened:
         if p.skipped and isinstance(p, Pictures): print(f'{len(p.skipped)} pictures could not be read, e.g. {p.skipped[0]}', file=sys.stderr)
     return opened
+>>>>>>> theirs
 
 def stage_objective(settings: StageSettings, stage: int, gather: bool = False) -> Objective:
     "The losses of a stage (paper Eq. 5); `gather`: over all processes; an unknown name in `losses` raises `GeoAlignError`"
@@ -186,7 +189,8 @@ def step_once(model, batch, objective, optimizer, settings, preset, seen, log, s
 def measure(model, validation, settings, preset, log, stage, done, quiet) -> bool:
     "Recalls, and region accuracies where there are regions, of each validation source into the log; True where the mean over the sources is the best of this stage so far"
     for spec, pictures in zip(settings.validation, validation):
-        with precision_context(model.device.type, preset.precision), torch.compiler.set_stance('force_eager') if preset.compile else contextlib.nullcontext(): metrics = evaluate_retrieval(model, pictures, settings.size) | region_metrics(model, pictures, settings.size)
+        with torch.compiler.set_stance('force_eager') if preset.compile else contextlib.nullcontext():
+            metrics = validate(model, pictures, settings.size, preset.precision)
         log.add(stage=stage, step=done, validation=spec, size=settings.size, **{k: round(v, 3) for k, v in metrics.items()})
         if not quiet: print(f"{spec}: mean recall {metrics['mean_recall']:.2f} (n={metrics['n']})", file=sys.stderr)
     means = {}
@@ -195,13 +199,25 @@ def measure(model, validation, settings, preset, log, stage, done, quiet) -> boo
     return done in means and means[done] == max(means.values(), key=sum)
 
 # %% ../../nbs/40_engine.ipynb #b3eb92e6
+def loader_settings(stage: int, settings: StageSettings) -> LoaderSettings:
+    "Items of a stage: regions belong to Stage II; so do detailed captions, hard negatives and crops where a loss asks for them"
+    losses = settings.losses
+    same = ('size', 'augment', 'min_area', 'light', 'zoom', 'background', 'region_text', 'hna_text', 'sibling_negatives',
+            'max_regions', 'max_negatives', 'crop_padding')
+    return LoaderSettings(
+        **{name: getattr(settings, name) for name in same},
+        crop_size=settings.crop_pixels if 'vic' in losses else 0,
+        negatives='hna' in losses,
+        detailed=stage == 2 and 'htc' in losses,
+        regions=stage == 2)
+
 def stage_loader(model, stage: int, settings: StageSettings, preset: Preset, quiet: bool, rank: int = 0, world: int = 1) -> Loader:
-    "The batches of a stage; regions belong to Stage II; so do detailed captions, near misses and crops where a loss asks for them"
-    on = settings.losses
-    items = LoaderSettings(settings.size, settings.crop_size if 'vic' in on else 0, settings.augment, settings.min_area, settings.light, region_text=settings.region_text, max_regions=settings.max_regions,
-                           max_negatives=settings.max_negatives, negatives='hna' in on, background=settings.background, zoom=settings.zoom, detailed=stage == 2 and 'htc' in on, regions=stage == 2)
+    "The batches of a stage"
+    images = open_sources(settings.sources, settings.side, preset.seed, quiet, settings.max_bad)
     workers = preset.workers or (1 if model.device.type == 'cpu' else min(8, os.cpu_count() or 1))
-    return Loader(open_sources(settings.sources, settings.side, preset.seed, quiet, settings.max_bad), model.tokenizer, items, settings.batch_size, model.preprocess.mean, model.preprocess.std, preset.seed, rank, world, workers)
+    norm = model.preprocess
+    return Loader(images, model.tokenizer, loader_settings(stage, settings), settings.batch_size, norm.mean, norm.std,
+                  preset.seed, rank, world, workers)
 
 # %% ../../nbs/40_engine.ipynb #7515ad25
 def run_stage(model, stage: int, settings: StageSettings, preset: Preset, out: Path, state: dict = None, quiet: bool = False, listeners=()) -> torch.Tensor:
@@ -223,5 +239,5 @@ def run_stage(model, stage: int, settings: StageSettings, preset: Preset, out: P
         if (epoch + 1) % settings.evaluate_epochs == 0 or epoch + 1 == settings.epochs:
             if measure(model, validation, settings, preset, log, stage, done, quiet): save_checkpoint(out/'best.pt', model, optimizer, stage, done, preset, seen)
     for p in loader.pictures:
-        if isinstance(p, ShardPictures): print(p.report(), file=sys.stderr)
+        if isinstance(p, ShardImages): print(p.report(), file=sys.stderr)
     return seen
