@@ -24,26 +24,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from geoalignclip_nb.bench.embeddings import Embedder
-from geoalignclip_nb.bench.fine_grained import evaluate_hard_negatives
-from geoalignclip_nb.bench.metrics import hits_at
-from geoalignclip_nb.bench.region_classification import evaluate_regions
-from geoalignclip_nb.bench.retrieval import evaluate_retrieval
-from geoalignclip_nb.bench.scene_classification import evaluate_scenes, ucm_scenes
-from geoalignclip_nb.bench.tables import paper_table, to_markdown
-from geoalignclip_nb.core import GeoAlignError, Sample, data_dir, default_device, precision_context, write_beside
-from geoalignclip_nb.data.describe import class_names
-<<<<<<< ours
-from geoalignclip_nb.losses.objective import active_parts, unused_settings, unused_weights
-from geoalignclip_nb.pointing import pointing_game
-from geoalignclip_nb.train.engine import open_sources
-from geoalignclip_nb.train.presets import Preset, StageSettings, change, load_preset
-=======
-from geoalignclip_nb.data.loader import ImageCache, open_source
-from geoalignclip_nb.pointing import pointing_game
-from geoalignclip_nb.train.presets import Preset, change, load_preset
->>>>>>> theirs
-from geoalignclip_nb.train.recipe import refuse_other, run_preset, same_run, start_model
+from ..bench.embeddings import Embedder
+from ..bench.fine_grained import evaluate_hard_negatives
+from ..bench.metrics import hits_at
+from ..bench.region_classification import evaluate_regions
+from ..bench.retrieval import evaluate_retrieval
+from ..bench.scene_classification import evaluate_scenes, ucm_scenes
+from ..bench.tables import paper_table, to_markdown
+from ..core import GeoAlignError, Sample, data_dir, default_device, precision_context, write_beside
+from ..data.describe import class_names
+from ..data.loader import ImageCache, open_source
+from ..losses.objective import active_parts, unused_settings, unused_weights
+from ..pointing import pointing_game
+from ..train.presets import Preset, StageSettings, change, load_preset
+from ..train.recipe import refuse_other, run_preset, same_run, start_model
 
 # %% ../../nbs/60_ablation.ipynb #00f1dc33
 TABLE6 = {row: {column: str(cell) for column, cell in cells.items()} for row, cells in paper_table(6).items()}  # as printed, '?' where it cannot be right

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['learning_rate', 'make_optimizer', 'clamp_scales', 'check_finite', 'train_step', 'save_checkpoint', 'load_checkpoint',
-           'Log', 'compile_blocks', 'note_tokens', 'step_once', 'measure', 'loader_settings', 'stage_loader',
-           'run_stage']
+           'Log', 'open_sources', 'stage_objective', 'drop_patches', 'compile_blocks', 'note_tokens', 'step_once',
+           'measure', 'loader_settings', 'stage_loader', 'run_stage']
 
 # %% ../../nbs/40_engine.ipynb #d7fe0ed2
 import contextlib, dataclasses, json, math, os, sys, time
@@ -120,7 +120,6 @@ class Log:
         with write_beside(self.path) as tmp: tmp.write_text(''.join(json.dumps(r) + '\n' for r in rows))
 
 # %% ../../nbs/40_engine.ipynb #18093b83
-<<<<<<< ours
 def _open_one(spec: str, side: int, seed: int, progress, max_bad: float) -> ImageCache | ShardImages:
     "The images of one source"
     if spec.partition(':')[0] in PARSERS: return ShardImages(open_shards(spec, seed), side, max_bad)
@@ -133,16 +132,6 @@ def open_sources(specs: list[str], side: int, seed: int, quiet: bool, max_bad: f
     "An `ImageCache` per source, or `ShardImages` for `rsteller:` and `rsfg:`; `side`: longest side at which pixels are kept, 0: original"
     def bar(images, total): return tqdm(images, 'decoding', total, mininterval=5)
     return [_open_one(spec, side, seed, None if quiet else bar, max_bad) for spec in specs]
-=======
-def open_sources(specs, side, seed, quiet, max_bad=.05) -> list:
-    "A `Pictures` per source, decoded once, or a `ShardPictures` for `rsteller:` and `rsfg:`, decoded when asked for; unreadable pictures are counted and the first is named"
-    bar = None if quiet else lambda x, total: tqdm(x, 'decoding', total, mininterval=5)
-    sharded = lambda s: s.partition(':')[0] in PARSERS
-    opened = [ShardPictures(open_shards(s, seed), side, max_bad, read=load_image) if sharded(s) else Pictures(open_source(s, seed), progress=bar) for s in specs]
-    for p in opened:
-        if p.skipped and isinstance(p, Pictures): print(f'{len(p.skipped)} pictures could not be read, e.g. {p.skipped[0]}', file=sys.stderr)
-    return opened
->>>>>>> theirs
 
 def stage_objective(settings: StageSettings, stage: int, gather: bool = False) -> Objective:
     "The losses of a stage (paper Eq. 5); `gather`: over all processes; an unknown name in `losses` raises `GeoAlignError`"
