@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from geoalignclip_nb.core import GeoAlignError
-from geoalignclip_nb.data.loader import LoaderSettings, Pictures, collate, make_item
+from geoalignclip_nb.data.loader import ImageCache, LoaderSettings, collate, make_item
 from geoalignclip_nb.losses.contrastive import info_nce, l2_normalize
 from geoalignclip_nb.losses.objective import Objective, with_htc
 from geoalignclip_nb.model import GeoAlignCLIP
@@ -29,8 +29,8 @@ def blocks(n): return [range(i, i + PICTURES // n) for i in range(0, PICTURES, P
 def batches(model, split, parts, seed=0):
     "The whole batch, and the same pictures in `parts` batches; `split` names the pictures without regions"
     settings = LoaderSettings(size=64, crop_size=32, detailed=True, regions=True, max_negatives=3)
-    pictures = Pictures(make_scenes(PICTURES, seed=3 + seed, size=96), 96)
-    items = [make_item(s, a, settings, random.Random(i)) for i, (s, a) in enumerate(zip(pictures.samples, pictures.arrays))]
+    pictures = ImageCache(make_scenes(PICTURES, seed=3 + seed, size=96), 96)
+    items = [make_item(s, pictures.image(i), settings, random.Random(i)) for i, s in enumerate(pictures.samples)]
     for i in SPLITS[split] or (): items[i]['regions'] = []
     make = lambda rows: collate([items[i] for i in rows], model.tokenizer, settings, model.preprocess.mean, model.preprocess.std)
     return make(range(PICTURES)), [make(b) for b in blocks(parts)]

@@ -21,7 +21,7 @@ from ..losses.contrastive import rank_and_world_size
 from ..model import GeoAlignCLIP
 from .engine import compile_blocks, drop_patches, learning_rate, Log, measure, note_tokens, open_sources, stage_loader, stage_objective
 from .presets import load_preset, Preset, StageSettings
-from .recipe import check_reports, finish, make_reporters, other_run, refuse_other, start_model, write_csv
+from .recipe import check_reports, finish, make_reporters, other_run, refuse_other, start_model, start_vocabulary, write_csv
 from .zero import deepspeed_module, init_zero, join_ranks, zero_config, zero_step
 
 # %% ../../nbs/41a_zero_runs.ipynb #994de273
@@ -262,7 +262,7 @@ def train_zero(
     _together(lambda: None if rank else _begin(out, preset, reached, quiet), f'Folder {out} cannot be written ({{}}); choose another with out=FOLDER.')
     listeners = _together(lambda: [] if rank else make_reporters(preset.report, out, dataclasses.asdict(preset)), 'A report could not be opened ({}); leave it out.')
     model, before = _together(lambda: (start_model(preset), other_run(preset.init)))
-    seen = before['seen'].to(torch.uint8) if before else torch.zeros(49408, dtype=torch.uint8)
+    seen = (before['seen'] if before else start_vocabulary(model)).to(torch.uint8)
     for number, part in ((1, preset.stage1), (2, preset.stage2)):
         if part is None or number < reached[0]: continue
         drop_patches(model, part.patch_dropout)
