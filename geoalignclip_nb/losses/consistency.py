@@ -52,7 +52,8 @@ def contrastive_consistency(
 ) -> torch.Tensor:  # 0-dim; 0 for K = 0
     "A region's own crop against all other crops, and back (not in the paper); raises `GeoAlignError` for unpaired shapes"
     region, crop = _pair(region, crop, stop_gradient)
-    return contrastive_loss(region, crop, torch.as_tensor(log_scale).detach(), **options)
+    if torch.is_tensor(log_scale): log_scale = log_scale.detach()
+    return contrastive_loss(region, crop, log_scale, **options)
 
 # %% ../../nbs/22_consistency.ipynb #d987e5b7
 def textual_consistency(

@@ -200,7 +200,7 @@ def max_log_scale(self: Objective) -> float:
     "Limit of the log-scales, infinite where `max_scale` is None"
     return math.inf if self.max_scale is None else math.log(self.max_scale)
 
-# %% ../../nbs/23_objective.ipynb #81320fc7
+# %% ../../nbs/23_objective.ipynb #e5130ee2
 def _check_values(objective):
     "Raise `GeoAlignError` for a setting whose value is not allowed"
     check_choice('duplicates', objective.duplicates, DUPLICATES)
@@ -234,6 +234,7 @@ def _refuse_unused(objective):
     for name in unused_weights(weights, objective.names):
         terms = WEIGHT_TERMS[name]
         if weights[name] in (0, WEIGHTS[terms[0]]): continue
-        remedy = f'set {_switch(objective, terms[0])}'
-        if terms[0] in objective.names: remedy = 'give one of the three htc weights less'
-        raise GeoAlignError(f'Weight {name!r} has no effect on the terms that are on; remove it or {remedy}.')
+        if terms[0] in objective.names:
+            raise GeoAlignError(f'Weight {name!r} has no effect beside {" and ".join(terms)}; remove one of the three.')
+        remedy = _switch(objective, terms[0])
+        raise GeoAlignError(f'Weight {name!r} has no effect on the terms that are on; remove it or set {remedy}.')

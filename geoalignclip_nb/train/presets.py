@@ -176,8 +176,8 @@ class ImageSettings(CheckedSettings):
         'share of broken samples of a shard source that stops the run', least=0, most=1))
     validation: list[str] = setting([], Rule('sources to validate on'))
     size: int = setting(128, Rule("pixels of the network's input", least=16))
-    side: int = setting(160, Rule(
-        'longest side in pixels at which images are kept in the cache; 0: as they are', least=0))
+    side: int = setting(0, Rule(
+        'longest side in pixels of the images in the cache; 0: original pixels', least=0))
     augment: bool = setting(True, Rule('random windows and turns; false: whole upright images'))
     min_area: float = setting(.5, Rule(
         'smallest area of a random window, as a share', above=0, most=1, needs=('augment',)))
