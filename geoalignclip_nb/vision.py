@@ -240,6 +240,7 @@ def encode_image(
     normalize_dense: bool = False,  # every cell of unit length
 ) -> tuple:  # (B,D) and (B,D,h,w) or None; not normalised
     "Picture vector and dense map from one pass; raises `GeoAlignError` for a tower without dense map or a frame that patches do not fill"
+    images = images.to(next(clip.visual.parameters()).dtype)
     if isinstance(clip.visual, ModifiedResNet):
         cls, cells = _resnet_pass(clip.visual, images, dense)
         return cls, F.normalize(cells, dim=1) if dense and normalize_dense else cells

@@ -37,6 +37,26 @@ def test_unknown_word_is_warned_about_once():
         model.encode_text(['qzxj zyzzyva', 'white plane'])
 
 
+def test_one_call_gives_one_warning_that_counts_texts():
+    model = GeoAlignCLIP.from_pretrained('geoalign-tiny')
+    texts = ['a qzxj boat', 'white plane', 'Qzxj, xylophon', 'zyzzyva psaltery quokka okapi']
+    assert model.unknown_words(texts) == ['qzxj', 'xylophon', 'zyzzyva', 'psaltery', 'quokka', 'okapi']
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        model.encode_text(texts)
+        model.encode_text(texts)
+    assert [str(w.message) for w in told] == ['3 of 4 texts hold words that geoalign-tiny never saw in training (qzxj, xylophon, zyzzyva, psaltery, '
+                                              'quokka, …); their scores mean little.']
+
+
+def test_unknown_words_of_a_whole_vocabulary(model): assert model.unknown_words(['qzxj zyzzyva']) == []
+
+
+def test_punctuation_does_not_make_a_word_unknown():
+    model = GeoAlignCLIP.from_pretrained('geoalign-tiny')
+    assert model.unknown_words(['white plane.', '"plane"', '(road)']) == []
+
+
 def test_same_seed_same_weights(model):
     again, other = GeoAlignCLIP.create('geoalign-tiny'), GeoAlignCLIP.create('geoalign-tiny', seed=1)
     assert torch.equal(again.clip.visual.proj, model.clip.visual.proj) and not torch.equal(other.clip.visual.proj, model.clip.visual.proj)
@@ -127,6 +147,35 @@ def test_forward_without_regions_is_finite(model):
     out = model(batch)
     assert out['region'].shape == out['crop'].shape == (0, 256) and out['negative'].shape == (0, 256)
     assert all(torch.isfinite(v).all() for v in out.values() if v.is_floating_point())
+
+
+def region_batch(model, **more):
+    return dict(images=torch.randn(1, 3, 128, 128), boxes=torch.tensor([[0, 8, 8, 60, 60], [0, 0, 0, 128, 128.]]),
+                region_text=model.tokenize(['white plane', 'a long road']), **more)
+
+
+def test_forward_encodes_the_positive_of_each_hard_negative(model):
+    "`hna_text` is a text input of its own: row k is the positive that the negatives of region k were made from"
+    positives = ['a white plane on the apron', 'a long road']
+    with torch.no_grad():
+        out = model(region_batch(model, hna_text=model.tokenize(positives)))
+        expected = model.encode_text(positives)
+    torch.testing.assert_close(out['hna_text'], expected, atol=1e-5, rtol=0)
+    assert not torch.allclose(out['hna_text'][0], out['region_text'][0], atol=1e-3)
+
+
+def test_forward_without_hna_text_returns_none(model):
+    with torch.no_grad(): assert 'hna_text' not in model(region_batch(model))
+
+
+def test_forward_of_images_alone(model):
+    with torch.no_grad(): out = model(dict(images=torch.randn(2, 3, 128, 128)))
+    assert set(out) == {'image', 'log_scale', 'log_scale_rpa', 'log_scale_hna'}
+
+
+def test_region_texts_without_boxes_are_left_out(model):
+    with torch.no_grad(): out = model(dict(images=torch.randn(1, 3, 128, 128), brief=model.tokenize(['a']), hna_text=model.tokenize(['b'])))
+    assert 'hna_text' not in out and 'brief' in out
 
 
 def test_config_is_plain_json(model, tmp_path):

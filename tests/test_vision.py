@@ -266,6 +266,18 @@ def test_bfloat16(clip):
     assert torch.nn.functional.cosine_similarity(cls.float(), encode_image(clip, x)[0]).min() > .98
 
 
+@pytest.mark.parametrize('dtype, tolerance', [(torch.bfloat16, .05), (torch.float16, .005)])
+def test_half_precision_weights(clip, dtype, tolerance):
+    "Images in float32 are read by a tower of any dtype"
+    x = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        full = encode_image(clip, x, normalize_dense=True)
+        half = encode_image(clip.to(dtype), x, normalize_dense=True)
+    for a, b in zip(half, full):
+        assert a.dtype == dtype and a.isfinite().all()
+        torch.testing.assert_close(torch.nn.functional.normalize(a.float(), dim=1), torch.nn.functional.normalize(b, dim=1), atol=tolerance, rtol=0)
+
+
 def test_value_only_is_the_diagonal_mask():
     block = tiny(ls_init_value=.3).visual.transformer.resblocks[-1]
     for p in block.attn.parameters(): torch.nn.init.normal_(p, std=.2)

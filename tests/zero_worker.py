@@ -9,8 +9,8 @@ import torch.distributed as dist
 
 from geoalignclip_nb.core import GeoAlignError
 from geoalignclip_nb.data.loader import ImageCache, LoaderSettings, collate, make_item
-from geoalignclip_nb.losses.contrastive import info_nce, unit
-from geoalignclip_nb.losses.objective import Objective
+from geoalignclip_nb.losses.contrastive import info_nce, l2_normalize
+from geoalignclip_nb.losses.objective import Objective, with_htc
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.scenes import make_scenes
 from geoalignclip_nb.train.engine import make_optimizer, train_step
@@ -38,7 +38,7 @@ def batches(model, split, parts, seed=0):
 
 def masked_nce(a, b, log_scale, ids, block):
     "Symmetric InfoNCE in which rows of other blocks and identical texts are no negatives, a mean over all rows, spelled out"
-    a, b, scale = unit(a.float()), unit(b.float()), log_scale.exp()
+    a, b, scale = l2_normalize(a.float()), l2_normalize(b.float()), log_scale.exp()
     keep = (block[:, None] == block[None]) & ((ids[:, None] != ids[None]) | torch.eye(len(a), dtype=torch.bool))
     logits = (scale * a @ b.T).masked_fill(~keep, -torch.inf)
     rows = logits.logsumexp(1) + logits.logsumexp(0) - 2 * logits.diagonal()
@@ -53,8 +53,10 @@ def block_objective(boxes, n):
         with torch.autocast('cpu', enabled=False):
             parts = plain(**out)
             parts['rpa'] = masked_nce(out['region'], out['region_text'], out['log_scale_rpa'], out['region_text_id'], region)
-            parts['htc'] = sum(masked_nce(out['image'], out[k], out['log_scale'], out[f'{k}_id'], image) for k in ('brief', 'detailed'))
-        return {**parts, 'total': sum(plain.weights[k] * parts[k] for k in plain.names)}
+            for k in ('brief', 'detailed'):
+                parts[f'htc_{k}'] = masked_nce(out['image'], out[k], out['log_scale'], out[f'{k}_id'], image)
+        return with_htc(parts) | {'total': sum(plain.weights[k] * parts[k] for k in plain.names)}
+    objective.max_log_scale = plain.max_log_scale
     return objective
 
 
