@@ -2,11 +2,16 @@
 import dataclasses
 import itertools
 import json
+import os
 import re
 
 import pytest
+import torch
 
-from geoalignclip_nb.core import GeoAlignError
+from geoalignclip_nb.architectures import architecture
+from geoalignclip_nb.core import GeoAlignError, precision_context
+from geoalignclip_nb.model import GeoAlignCLIP
+from geoalignclip_nb.train import engine, recipe
 from geoalignclip_nb.train import presets as P
 from geoalignclip_nb.train.presets import Preset, StageSettings, change, check_preset, from_record, load_preset, preset_names
 
@@ -284,6 +289,50 @@ def test_a_shipped_preset_measures_its_precision_and_keeps_whole_images(name):
     assert preset.precision == 'auto' and preset.stage2.sibling_negatives == (not name.startswith('paper'))
     assert (preset.stage1.side, preset.stage2.side) == (StageSettings().side,) * 2
     assert from_record(json.loads(json.dumps(dataclasses.asdict(preset)))) == preset
+
+
+def short_model(name, blocks: int | None):
+    "A model with random weights; towers longer than `blocks` are cut, so that the large presets fit"
+    config = architecture(name)
+    if blocks:
+        for part in ('vision_cfg', 'text_cfg'): config[part]['layers'] = min(blocks, config[part].get('layers', 12))
+    return GeoAlignCLIP.create(config)
+
+
+@pytest.mark.parametrize('name', preset_names())
+def test_every_preset_makes_a_step_of_each_stage(name):
+    """At its own image and crop size, on one image with one region; with two blocks in each tower, or
+    with GEOALIGN_WHOLE_PRESETS=1 with all of them (minutes)"""
+    preset = load_preset(name)
+    model = short_model(preset.model, None if os.environ.get('GEOALIGN_WHOLE_PRESETS') else 2)
+    small = dict(sources=['scenes:2'], batch_size=1, max_regions=1, max_negatives=2, background=0.)
+    for number, settings in ((1, preset.stage1), (2, preset.stage2)):
+        loader = engine.stage_loader(model, number, dataclasses.replace(settings, **small), preset, True)
+        batch = loader.batch(0, 0)
+        assert batch['images'].shape[-1] == settings.size
+        if number == 2: assert batch['crops'].shape[-1] == settings.crop_pixels
+        optimizer = engine.make_optimizer(model, settings)
+        before = model.clip.visual.conv1.weight.detach().clone()
+        with precision_context('cpu', preset.precision): parts = engine.stage_objective(settings, number)(**model(batch))
+        parts['total'].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert all(part.isfinite() for part in parts.values())
+        assert not torch.equal(before, model.clip.visual.conv1.weight)
+
+
+def test_settings_of_a_run_are_a_file_and_one_line(tmp_path, capsys):
+    recipe.train_preset('debug', {'stage1': 'none'}, out=tmp_path)
+    lines = [line for line in capsys.readouterr().err.splitlines() if 'ettings' in line]
+    assert lines == [f'Settings: {tmp_path/"settings.json"}']
+    assert json.loads((tmp_path/'settings.json').read_text())['stage2']['batch_size'] == 8
+
+
+def test_a_wrong_preset_leaves_no_folder(tmp_path):
+    with pytest.raises(GeoAlignError, match="'report'"): recipe.train_preset('debug', dict(report='papyrus'), out=tmp_path/'run', quiet=True)
+    crops = dataclasses.replace(load_preset('debug').stage2, crop_size=0)
+    with pytest.raises(GeoAlignError, match='crop_size'): recipe.run_preset(Preset(stage2=crops), tmp_path/'run', quiet=True)
+    assert not (tmp_path/'run').exists()
 
 
 # --- records of earlier runs
