@@ -22,7 +22,7 @@ from .architectures import PRESETS, architecture, build_clip, configured, read_c
 from .checkpoints import from_hugging_face_config, read_weights
 from .core import GeoAlignError, asset, cache_dir, sha256_of, write_beside
 from .lvlm import LVLMS, load as load_lvlm
-from .model import GeoAlignCLIP, create, from_state, load_folder, load_tag
+from .model import GeoAlignCLIP, create, from_state_dict, load_folder, load_open_clip
 from .text import Tokenizer, encode_tokens, stretch_positions
 
 # %% ../nbs/15_zoo.ipynb #f3e1287b
@@ -208,7 +208,7 @@ def load_weights(
     "A model from one file of any of the projects; raises `GeoAlignError` where anything does not fit"
     digest, state = checked(path, sha256), read_weights(path, unsafe)
     long = state.get('long.positional_embedding')
-    model = from_state(state, config, Path(path).name, stretch=False, cls=GeoAlignCLIP if long is None else TwoHeads)
+    model = from_state_dict(state, config, Path(path).name, stretch=False, cls=GeoAlignCLIP if long is None else TwoHeads)
     return _stamp(model, name or Path(path).stem, family, digest)
 
 # %% ../nbs/15_zoo.ipynb #150612d8
@@ -253,7 +253,7 @@ def _named(name: str, path=None, config: dict = None, **more):
     entry, arch = ENTRIES.get(name), name.rpartition('.')[0] or name
     if entry is None and path is None:
         tag = name.rpartition('.')[2]
-        return _stamp(load_tag(name, stretch=False), name, 'open_clip', checked(open_clip.pretrained.download_pretrained(open_clip.get_pretrained_cfg(arch, tag))))
+        return _stamp(load_open_clip(name, stretch=False), name, 'open_clip', checked(open_clip.pretrained.download_pretrained(open_clip.get_pretrained_cfg(arch, tag))))
     if entry is None: return load_any(path, config or architecture(arch), name, **more)
     more['sha256'] = more.get('sha256') or entry.sha256
     model = load_any(path or fetch(entry), config or architecture(arch), name, entry.file, family=entry.family, **more)
