@@ -165,7 +165,7 @@ def _encode_unique(clip: nn.Module, ids: torch.Tensor) -> torch.Tensor:
     "Unit vectors (N,D) of token rows; equal rows are encoded once, short rows apart from long ones"
     if not len(ids): return clip.logit_scale.new_zeros(0, clip.text_projection.shape[-1], dtype=torch.float32)
     rows, back = torch.unique(ids, dim=0, return_inverse=True)
-    groups = length_groups(rows.argmax(1), price=PASS_PRICE.get(ids.device.type, 0))
+    groups = length_groups(rows.argmax(1), pass_cost=PASS_PRICE.get(ids.device.type, 0))
     vectors = torch.cat([F.normalize(encode_tokens(clip, rows[g]).float(), dim=-1) for g in groups])
     return vectors[torch.cat(groups).argsort()][back]
 
