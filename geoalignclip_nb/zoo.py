@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['ENTRIES', 'BUNDLED', 'SUFFIXES', 'Entry', 'list_models', 'unknown', 'weight_file', 'home', 'missing', 'fetch',
-           'checked', 'TwoHeads', 'long_tower', 'load_weights', 'random_twin', 'load_any', 'load']
+           'checked', 'TwoHeads', 'long_tower', 'load_weights', 'random_twin', 'load_any', 'published_preprocess',
+           'load']
 
 # %% ../nbs/15_zoo.ipynb #3666a6b2
 import difflib, fnmatch, hashlib, json, re, shutil, zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,10 +21,11 @@ from torch import nn
 
 from .architectures import PRESETS, architecture, build_clip, configured, read_config, split_name, unpublished
 from .checkpoints import from_hugging_face_config, read_weights
-from .core import GeoAlignError, asset, cache_dir, sha256_of, write_beside
+from .core import GeoAlignError, asset, cache_dir, check_choice, sha256_of, write_beside
 from .lvlm import LVLMS, load as load_lvlm
 from .model import GeoAlignCLIP, create, from_state_dict, load_folder, load_open_clip
 from .text import Tokenizer, encode_tokens, stretch_positions
+from .vision import Preprocess
 
 # %% ../nbs/15_zoo.ipynb #f3e1287b
 @dataclass(frozen=True)
@@ -163,32 +165,59 @@ def checked(path, want: str = '') -> str:
 
 # %% ../nbs/15_zoo.ipynb #9f2cb72c
 class TwoHeads(GeoAlignCLIP):
-    "CLIP with FG-CLIP's two ways for a text; `text_head` is 'length' (up to 77 tokens: short), 'short' or 'long'"
-    def __init__(self, clip, config, name=''):
+    "CLIP with FG-CLIP's two text heads; `text_head` is 'auto' (see `choose_head`), 'short' or 'long'"
+    def __init__(self, clip: nn.Module, config: dict, name: str = ''):
         super().__init__(clip, config | dict(two_heads=True), name)
         table = stretch_positions(clip.positional_embedding)  # as its training begins; a file brings its own
-        self.long = nn.ParameterDict(dict(positional_embedding=nn.Parameter(table), text_projection=nn.Parameter(clip.text_projection.detach().clone())))
-        self.tokenizer, self.text_head = Tokenizer(len(table)), 'length'
+        projection = nn.Parameter(clip.text_projection.detach().clone())
+        self.long = nn.ParameterDict(dict(positional_embedding=nn.Parameter(table), text_projection=projection))
+        self.tokenizer = Tokenizer(len(table))
+        self.text_head = 'auto'
 
-    def forward(self, batch): raise GeoAlignError('FG-CLIP is here to be compared with; train a GeoAlignCLIP, which has one text head.')
+    def forward(self, batch: dict):
+        raise GeoAlignError('FG-CLIP is here to be compared with; train a GeoAlignCLIP, which has one text head.')
 
 # %% ../nbs/15_zoo.ipynb #ace021f5
 def long_tower(model: TwoHeads) -> SimpleNamespace:
     "The text tower with the long table and the long head, as `text.encode_tokens` reads it"
-    c, n = model.clip, len(model.long['positional_embedding'])
+    clip, n = model.clip, len(model.long['positional_embedding'])
     mask = torch.full((n, n), float('-inf'), device=model.device).triu_(1)
-    return SimpleNamespace(**model.long, attn_mask=mask, context_length=n, transformer=c.transformer, token_embedding=c.token_embedding, ln_final=c.ln_final)
+    return SimpleNamespace(**model.long, attn_mask=mask, context_length=n, transformer=clip.transformer,
+                           token_embedding=clip.token_embedding, ln_final=clip.ln_final)
+
+# %% ../nbs/15_zoo.ipynb #f9f9be09
+@patch
+def choose_head(
+    self: TwoHeads,
+    texts: list[str],  # a whole set: its vectors will be compared with each other
+    wanted: str = 'auto',  # 'auto', 'short' or 'long'
+) -> str:  # 'short' or 'long'
+    "The text head of a set: as `wanted`, else as `text_head` says, else by the longest text"
+    head = self.text_head if wanted == 'auto' else wanted
+    check_choice('text head', head, ('auto', 'short', 'long'))
+    if head != 'auto': return head
+    longest = int(self.tokenize(texts).argmax(1).max()) + 1  # the end mark has the largest id
+    return 'long' if longest > self.clip.context_length else 'short'
 
 @patch
-def encode_text(self: TwoHeads, texts) -> torch.Tensor:
-    "Unit text vectors (N,D) of a list of strings, each by its way"
-    ids = self.tokenize(texts).to(self.device)
-    length = ids.argmax(1) + 1
-    short = {'length': length <= self.clip.context_length, 'short': length > 0, 'long': length < 0}[self.text_head]
-    rows = short.nonzero()[:, 0], (~short).nonzero()[:, 0]
-    ways = (self.clip, rows[0]), (long_tower(self), rows[1])
-    vectors = torch.cat([encode_tokens(tower, ids[r]) for tower, r in ways if len(r)])
-    return F.normalize(vectors.float(), dim=-1)[torch.cat(rows).argsort()]
+def encode_text(
+    self: TwoHeads,
+    texts: str | list[str],
+    head: str = 'auto',  # 'auto' chooses for these texts alone, see `choose_head`
+    normalize: bool = True,
+) -> torch.Tensor:  # (N,D) fp32
+    "Text vectors, all from one head; the short head cuts texts after 77 tokens"
+    texts = [texts] if isinstance(texts, str) else texts
+    if self.choose_head(texts, head) == 'long': vectors = encode_tokens(long_tower(self), self.tokenize(texts).to(self.device))
+    else: vectors = encode_tokens(self.clip, _cut_tokens(self.tokenize(texts), self.clip.context_length).to(self.device))
+    return F.normalize(vectors.float(), dim=-1) if normalize else vectors.float()
+
+def _cut_tokens(ids: torch.Tensor, length: int) -> torch.Tensor:
+    "Token rows (N,L) cut to `length`; the end mark stays last"
+    if ids.shape[1] <= length: return ids
+    cut, end = ids[:, :length].clone(), ids.max()
+    cut[ids[:, length:].any(1), -1] = end
+    return cut
 
 # %% ../nbs/15_zoo.ipynb #50bb6b2b
 def _stamp(model, name: str, family: str, checkpoint: str):
@@ -248,18 +277,37 @@ def load_any(
     return load_weights(weight_file(path, file) if path.is_dir() else path, config, name or path.stem, **more)
 
 # %% ../nbs/15_zoo.ipynb #b456a059
-def _named(name: str, path=None, config: dict = None, **more):
+def _open_clip_model(name: str) -> GeoAlignCLIP:
+    "Weights that open_clip knows by `architecture.tag`, with the preprocessing that it publishes for them"
+    arch, _, tag = name.rpartition('.')
+    known = open_clip.get_pretrained_cfg(arch, tag)
+    model = _stamp(load_open_clip(name, stretch=False), name, 'open_clip', checked(open_clip.pretrained.download_pretrained(known)))
+    published = dict(mode=known.get('resize_mode', 'shortest'), interpolation=known.get('interpolation', 'bicubic'))
+    model.config |= dict(published=published)
+    return model
+
+def _named(name: str, path: str | Path | None = None, config: dict | None = None, **more) -> GeoAlignCLIP:
     "A model by `architecture.tag`, from `path` or from where its entry or open_clip says"
     entry, arch = ENTRIES.get(name), name.rpartition('.')[0] or name
-    if entry is None and path is None:
-        tag = name.rpartition('.')[2]
-        return _stamp(load_open_clip(name, stretch=False), name, 'open_clip', checked(open_clip.pretrained.download_pretrained(open_clip.get_pretrained_cfg(arch, tag))))
+    if entry is None and path is None: return _open_clip_model(name)
     if entry is None: return load_any(path, config or architecture(arch), name, **more)
     more['sha256'] = more.get('sha256') or entry.sha256
     model = load_any(path or fetch(entry), config or architecture(arch), name, entry.file, family=entry.family, **more)
-    if model.context_length != entry.context: raise GeoAlignError(f'{name} reads {entry.context} tokens, but the file holds {model.context_length}; give the file of this model.')
-    model.config |= dict(arch=arch, published_mode=entry.mode) | (dict(trained=True) if path is None else {})
+    if model.context_length != entry.context:
+        raise GeoAlignError(f'{name} reads {entry.context} tokens, but the file holds {model.context_length}; '
+                            f'give the file of this model.')
+    model.config |= dict(arch=arch, published=dict(mode=entry.mode))
+    if path is None: model.config |= dict(trained=True)
     return model
+
+# %% ../nbs/15_zoo.ipynb #fb58172d
+def published_preprocess(model) -> Preprocess:
+    "How the authors of a model turn an image into its input; raises `GeoAlignError` where that is not known"
+    published = model.config.get('published')
+    if published is not None: return replace(model.preprocess, **published)
+    if model.config.get('family') != 'file': return model.preprocess
+    raise GeoAlignError(f"The published preprocessing of {model.name} is not known; "
+                        f"give the file as NAME=PATH with a name of `geoalign models`, or choose squash, longest or shortest.")
 
 # %% ../nbs/15_zoo.ipynb #8d506e7c
 def load(
@@ -285,5 +333,5 @@ def load(
     elif name in PRESETS: raise unpublished(name)
     elif name in list_models(): model = _named(name)
     else: raise unknown(name)
-    if preprocess.get('mode') == 'published': preprocess['mode'] = model.config.get('published_mode', model.preprocess.mode)
+    if preprocess.get('mode') == 'published': preprocess = asdict(published_preprocess(model)) | {k: v for k, v in preprocess.items() if k != 'mode'}
     return model.use_preprocess(**preprocess).to(device)

@@ -146,12 +146,13 @@ def test_near_misses_stay_with_their_text():
 def test_region_vectors_keep_their_order():
     "Pictures without boxes in between, batches of one: the same rows"
     samples = [picture(c, d) for c, d in itertools.product((RED, GREEN, BLUE), repeat=2)]
-    arrays = Pictures(samples, 32).arrays
+    arrays = [np.asarray(a) for a in Pictures(samples, 32).arrays]
+    images = [Image.fromarray(a) for a in arrays]
     boxes = [[LEFT, RIGHT], [], [RIGHT], [], [LEFT, LEFT, RIGHT], [LEFT]]
     rows = [[a[:, :16] if b == LEFT else a[:, 16:], b] for a, bs in zip(arrays, boxes) for b in bs]
     want = torch.nn.functional.normalize(torch.tensor(np.array([r[0].mean((0, 1)) / 255 + 1e-3 for r in rows]), dtype=torch.float32), dim=-1)
     for batch in (1, 2, 64):
-        for view in ('roi', 'crop'): assert torch.allclose(fine.embed_regions(Colours(), arrays, boxes, 32, view, batch), want, atol=.02), (batch, view)
+        for view in ('roi', 'crop'): assert torch.allclose(fine.embed_regions(Colours(), images, boxes, 32, view, batch), want, atol=.02), (batch, view)
 
 
 def test_boxes_that_hang_over_are_cut():

@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 
 from geoalignclip_nb.core import GeoAlignError
-from geoalignclip_nb.data.loader import LoaderSettings, Pictures, collate, make_item
-from geoalignclip_nb.losses.contrastive import info_nce, unit
-from geoalignclip_nb.losses.objective import Objective
+from geoalignclip_nb.data.loader import ImageCache, LoaderSettings, collate, make_item
+from geoalignclip_nb.losses.contrastive import info_nce, l2_normalize
+from geoalignclip_nb.losses.objective import Objective, with_htc
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.scenes import make_scenes
 from geoalignclip_nb.train.engine import make_optimizer, train_step
@@ -29,8 +29,8 @@ def blocks(n): return [range(i, i + PICTURES // n) for i in range(0, PICTURES, P
 def batches(model, split, parts, seed=0):
     "The whole batch, and the same pictures in `parts` batches; `split` names the pictures without regions"
     settings = LoaderSettings(size=64, crop_size=32, detailed=True, regions=True, max_negatives=3)
-    pictures = Pictures(make_scenes(PICTURES, seed=3 + seed, size=96), 96)
-    items = [make_item(s, a, settings, random.Random(i)) for i, (s, a) in enumerate(zip(pictures.samples, pictures.arrays))]
+    pictures = ImageCache(make_scenes(PICTURES, seed=3 + seed, size=96), 96)
+    items = [make_item(s, pictures.image(i), settings, random.Random(i)) for i, s in enumerate(pictures.samples)]
     for i in SPLITS[split] or (): items[i]['regions'] = []
     make = lambda rows: collate([items[i] for i in rows], model.tokenizer, settings, model.preprocess.mean, model.preprocess.std)
     return make(range(PICTURES)), [make(b) for b in blocks(parts)]
@@ -38,7 +38,7 @@ def batches(model, split, parts, seed=0):
 
 def masked_nce(a, b, log_scale, ids, block):
     "Symmetric InfoNCE in which rows of other blocks and identical texts are no negatives, a mean over all rows, spelled out"
-    a, b, scale = unit(a.float()), unit(b.float()), log_scale.exp()
+    a, b, scale = l2_normalize(a.float()), l2_normalize(b.float()), log_scale.exp()
     keep = (block[:, None] == block[None]) & ((ids[:, None] != ids[None]) | torch.eye(len(a), dtype=torch.bool))
     logits = (scale * a @ b.T).masked_fill(~keep, -torch.inf)
     rows = logits.logsumexp(1) + logits.logsumexp(0) - 2 * logits.diagonal()
@@ -53,8 +53,10 @@ def block_objective(boxes, n):
         with torch.autocast('cpu', enabled=False):
             parts = plain(**out)
             parts['rpa'] = masked_nce(out['region'], out['region_text'], out['log_scale_rpa'], out['region_text_id'], region)
-            parts['htc'] = sum(masked_nce(out['image'], out[k], out['log_scale'], out[f'{k}_id'], image) for k in ('brief', 'detailed'))
-        return {**parts, 'total': sum(plain.weights[k] * parts[k] for k in plain.names)}
+            for k in ('brief', 'detailed'):
+                parts[f'htc_{k}'] = masked_nce(out['image'], out[k], out['log_scale'], out[f'{k}_id'], image)
+        return with_htc(parts) | {'total': sum(plain.weights[k] * parts[k] for k in plain.names)}
+    objective.max_log_scale = plain.max_log_scale
     return objective
 
 

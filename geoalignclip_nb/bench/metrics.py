@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['hit_chance', 'hits_at', 'distinct_rows', 'block', 'pair_scores', 'Counts', 'check_pairs', 'rank_counts',
            'retrieval_hits', 'retrieval_metrics', 'average_precision', 'mean_average_precision', 'resampled_means',
-           'picture_ci']
+           'picture_ci', 'Evaluation']
 
 # %% ../../nbs/50_metrics.ipynb #31e49846
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -191,3 +191,17 @@ def picture_ci(values, owner, n: int = 1000, seed: int = 0) -> list:  # m pairs 
     "Bootstrap interval of the mean of each column of `values` (N,m), drawn over pictures; `owner` (N,) says which"
     low, high = np.percentile(resampled_means(values, owner, n, seed), [2.5, 97.5], axis=0)
     return [(float(a), float(b)) for a, b in zip(low, high)]
+
+# %% ../../nbs/50_metrics.ipynb #0c781016
+@dataclass
+class Evaluation:
+    "The result of one model on one set of items; each metric has an interval"
+    metrics: dict[str, float]  # percent
+    ci95: dict[str, tuple[float, float]]  # (low, high) of each metric, percent
+    n: int  # images, regions or questions that counted
+    n_texts: int | None = None  # texts that were ranked
+    skipped: dict[str, int] = field(default_factory=dict)  # reason -> items left out
+    details: dict = field(default_factory=dict)  # chance, numbers per class …; JSON types
+    notes: list[str] = field(default_factory=list)  # sentences for the reader
+    view: str | None = None  # how boxes became vectors: 'roi', 'crop' or 'image'
+    setup: dict = field(default_factory=dict)  # the embedder's choices; JSON types

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ..core import GeoAlignError
-from ..losses.contrastive import ranks
+from ..losses.contrastive import rank_and_world_size
 from .presets import load_preset, parse_overrides
 from .recipe import train_preset
 from .zero import deepspeed_module, free_port
@@ -73,7 +73,7 @@ def _follow(parent: int, every: float = 1):
 def _tell(sentence: str, folder):
     "Into the folder that the starting process reads, or on standard error"
     if not folder: print(sentence, file=sys.stderr)
-    else: (Path(folder)/str(ranks()[0])).write_text(sentence)
+    else: (Path(folder)/str(rank_and_world_size()[0])).write_text(sentence)
 
 # %% ../../nbs/41b_launch.ipynb #ec5a8620
 @contextlib.contextmanager
@@ -127,7 +127,7 @@ def _alone_or_launched(name, overrides, options) -> Path:  # None on all process
     before, found = dict(os.environ), dist.is_initialized()
     try:
         folder = train_zero(name, overrides, **options, quiet=False)
-        rank = ranks()[0]
+        rank = rank_and_world_size()[0]
         if not found: dist.destroy_process_group()  # not after an error: it would wait for the others
     finally:
         for k in os.environ.keys() - before.keys(): del os.environ[k]  # what `join_ranks` sets for a process alone

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ZERO', 'deepspeed_module', 'zero_config', 'free_port', 'join_ranks', 'enable_checkpointing', 'init_zero',
-           'term_counts', 'term_factors', 'in_one_order', 'clamp_masters', 'zero_step']
+           'term_counts', 'term_factors', 'gradients_of', 'ordered_backward', 'clamp_masters', 'zero_step']
 
 # %% ../../nbs/41_deepspeed.ipynb #5d22014f
 import contextlib, importlib.util, logging, os, socket
@@ -13,10 +13,10 @@ import torch
 import torch.distributed as dist
 
 from ..core import GeoAlignError, default_device, precision_context
-from ..losses.contrastive import MAX_LOG_SCALE, ranks
-from ..losses.objective import Objective
+from ..losses.contrastive import MAX_LOG_SCALE, rank_and_world_size
+from ..losses.objective import Objective, with_htc
 from ..model import GeoAlignCLIP
-from .engine import clamp_scales, make_optimizer
+from .engine import check_finite, clamp_scales, make_optimizer
 from .presets import StageSettings
 
 # %% ../../nbs/41_deepspeed.ipynb #ffeb795a
@@ -67,7 +67,7 @@ def join_ranks(device: str = None) -> tuple:  # (rank, number of processes)
     if device != 'cpu': torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
     if not dist.is_initialized():
         deepspeed_module().init_distributed('gloo' if device == 'cpu' else 'nccl', auto_mpi_discovery=False, verbose=False)
-    return ranks()
+    return rank_and_world_size()
 
 # %% ../../nbs/41_deepspeed.ipynb #6398cf2f
 def enable_checkpointing(model, on: bool = True):
@@ -114,18 +114,24 @@ def init_zero(
 # %% ../../nbs/41_deepspeed.ipynb #26a1f28f
 def term_counts(batch: dict, objective) -> dict:
     "How many items each term of a batch averages over"
-    k, images, owners = len(batch.get('boxes', ())), len(batch['images']), batch.get('negative_owner')
-    hard = k if objective.divide == 'all' else 0 if owners is None else len(owners.unique())
-    return {'global': images, 'htc': images, 'rpa': k, 'vic': k, 'hna': hard}
+    images, regions = len(batch['images']), len(batch.get('boxes', ()))
+    owners = batch.get('negative_owner')
+    hard = 0 if owners is None else len(owners.unique())
+    if objective.divide == 'all': hard = regions
+    captions = {'global': images, 'htc_brief': images, 'htc_detailed': images}
+    return captions | {'rpa': regions, 'vic': regions, 'hna': hard}
 
 # %% ../../nbs/41_deepspeed.ipynb #3cb91e6e
 def term_factors(batches: list, objective, device='cpu') -> torch.Tensor:  # (passes, terms)
     "What to multiply each term with, so that the mean over passes and processes is the sum over all items / their number"
     counts = [term_counts(b, objective) for b in batches]
-    own = torch.tensor([[c[k] for k in objective.names] for c in counts], dtype=torch.float64, device=device)
-    everywhere, world = own.clone(), ranks()[1]
+    rows = [torch.tensor([c[name] for name in objective.names]) for c in counts]
+    own = torch.stack(rows).to(device, torch.float64)
+    everywhere = own.clone()
+    world = rank_and_world_size()[1]
     if world > 1: dist.all_reduce(everywhere)
-    share = everywhere if objective.gather else own * world
+    gathered = torch.tensor([objective.gathers(name) for name in objective.names], device=device)
+    share = torch.where(gathered, everywhere, own * world)  # a local term is a mean over the items of its own process
     return (share * len(batches) / everywhere.sum(0).clamp(min=1)).float()
 
 # %% ../../nbs/41_deepspeed.ipynb #adca1cb8
@@ -140,34 +146,47 @@ class _HandOver(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         return None, None, *[x.mul_(g) for x in gradients]
 
-def in_one_order(
-    total: torch.Tensor,  # 0-dim, attached to the graph
-    parameters: list,  # in the same order on every process
-) -> torch.Tensor:  # the same value, whose backward pass reaches the parameters in one order, used or not
-    "Compute the gradients of `total` now, and hand them over in the order of `parameters` on `backward`"
+def gradients_of(total: torch.Tensor, parameters: list[torch.Tensor]) -> list[torch.Tensor]:
+    "One gradient per parameter, zero where `total` (0-dim, attached to the graph) does not depend on it"
     gradients = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
-    return _HandOver.apply(total.detach(), [g.contiguous() for g in gradients], *parameters)
+    return [g.contiguous() for g in gradients]
+
+def ordered_backward(
+    total: torch.Tensor,  # 0-dim
+    gradients: list[torch.Tensor],  # from `gradients_of`
+    parameters: list[torch.Tensor],  # in the same order on every process
+) -> torch.Tensor:  # the value of `total`; its `backward` fills the parameters in their order
+    "A loss whose backward pass hands `gradients` to `parameters` in one order"
+    return _HandOver.apply(total.detach(), gradients, *parameters)
 
 # %% ../../nbs/41_deepspeed.ipynb #5feecaa9
 @torch.no_grad()
-def clamp_masters(engine):
-    "Keep the three log-scales in [0, ln 100]: in the model and in the part of the optimiser's copy that a process owns"
+def clamp_masters(engine, highest: float = MAX_LOG_SCALE):
+    "Keep the three log-scales in [0, highest]: in the model and in the part of the optimizer's copy that a process owns"
     from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
     model, whole = engine.module, engine.zero_optimization_stage() < 3
-    if whole: clamp_scales(model)
+    if whole: clamp_scales(model, highest)
     for p in (model.clip.logit_scale, model.log_scale_rpa, model.log_scale_hna):
         value = p.data if whole else safe_get_full_fp32_param(p)
-        safe_set_full_fp32_param(p, value.clamp(0, MAX_LOG_SCALE))
+        safe_set_full_fp32_param(p, value.clamp(0, highest))
 
 # %% ../../nbs/41_deepspeed.ipynb #e25c4e78
-def _add_up(parts: dict, objective, factors) -> tuple:  # (total with its graph, values (terms,))
-    "The weighted sum of a pass, and its parts averaged over processes"
-    weighted = torch.stack([f * parts[k] for f, k in zip(factors, objective.names)])
-    seen = weighted.detach() / ranks()[1]
-    if ranks()[1] > 1: dist.all_reduce(seen)
-    if seen.isfinite().all(): return weighted @ weighted.new_tensor([objective.weights[k] for k in objective.names]), seen
-    values = dict(zip(objective.names, seen.tolist()))
-    raise GeoAlignError(f'The loss is not finite ({values}); the last checkpoint is kept: lower the learning rate and start again.')
+def _weighted_sum(
+    parts: dict[str, torch.Tensor], objective: Objective, factors: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:  # total with its graph, parts (terms,) without
+    "The weighted sum of a pass on this process, and its rescaled parts"
+    rescaled = torch.stack([f * parts[k] for f, k in zip(factors, objective.names)])
+    weights = rescaled.new_tensor([objective.weights[k] for k in objective.names])
+    return rescaled @ weights, rescaled.detach()
+
+def _check_ranks(parts: torch.Tensor, gradients: list[torch.Tensor], objective: Objective) -> torch.Tensor:
+    "Parts (terms,) averaged over processes; raises `GeoAlignError` on all where a loss or a gradient of any is not finite"
+    squares = torch.stack(torch._foreach_norm(gradients)).square().sum()
+    shared = torch.cat([parts, squares.to(parts.dtype).reshape(1)]) / rank_and_world_size()[1]
+    if rank_and_world_size()[1] > 1: dist.all_reduce(shared)
+    *losses, mean_square = shared.tolist()
+    check_finite(dict(zip(objective.names, losses)), mean_square ** .5)
+    return shared[:-1]
 
 # %% ../../nbs/41_deepspeed.ipynb #0be7187e
 def _one_pass(engine, batch, objective, factors) -> torch.Tensor:
@@ -175,8 +194,11 @@ def _one_pass(engine, batch, objective, factors) -> torch.Tensor:
     model, kind, precision = engine.module, engine.device.type, 'bf16' if engine.torch_autocast_enabled() else 'fp32'
     with precision_context(kind, 'fp32'):  # the attention kernel of the way there is needed on the way back too, where blocks are computed again
         with precision_context(kind, precision): parts = objective(**model(batch))
-        total, seen = _add_up(parts, objective, factors)
-        engine.backward(in_one_order(total, [p for p in model.parameters() if p.requires_grad]))
+        total, rescaled = _weighted_sum(parts, objective, factors)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        gradients = gradients_of(total, parameters)
+        seen = _check_ranks(rescaled, gradients, objective)
+        engine.backward(ordered_backward(total, gradients, parameters))
     return seen
 
 # %% ../../nbs/41_deepspeed.ipynb #9c3ab29b
@@ -186,7 +208,7 @@ def zero_step(
     objective: Objective,
     lr: float,
 ) -> dict:  # named loss parts and 'total', floats, the same on every process
-    "One optimiser step on all processes; a loss that is not finite on any of them raises `GeoAlignError` on all and leaves the weights alone"
+    "One optimiser step on all processes; a loss or a gradient that is not finite on any of them raises `GeoAlignError` on all and leaves the weights alone"
     batches = [{k: v.to(engine.device, non_blocking=True) for k, v in b.items()} for b in (batch if isinstance(batch, (list, tuple)) else [batch])]
     if len(batches) != engine.gradient_accumulation_steps():
         raise GeoAlignError(f'{len(batches)} batches were given, but a step takes {engine.gradient_accumulation_steps()}; give a list of that many.')
@@ -195,6 +217,7 @@ def zero_step(
     for b, factors in zip(batches, term_factors(batches, objective, engine.device)):
         seen = seen + _one_pass(engine, b, objective, factors) / len(batches)
         engine.step()
-    clamp_masters(engine)
+    clamp_masters(engine, objective.max_log_scale())
     values = dict(zip(objective.names, seen.tolist()))
-    return {**values, 'total': sum(objective.weights[k] * v for k, v in values.items())}
+    total = sum(objective.weights[k] * v for k, v in values.items())
+    return with_htc(values) | {'total': total}

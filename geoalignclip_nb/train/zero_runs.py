@@ -17,11 +17,11 @@ from tqdm import tqdm
 from ..architectures import build_clip, load_strictly
 from ..core import default_device, GeoAlignError, set_seed, write_beside
 from ..data.stream import ShardPictures
-from ..losses.contrastive import ranks
+from ..losses.contrastive import rank_and_world_size
 from ..model import GeoAlignCLIP
 from .engine import compile_blocks, drop_patches, learning_rate, Log, measure, note_tokens, open_sources, stage_loader, stage_objective
 from .presets import load_preset, Preset, StageSettings
-from .recipe import check_reports, finish, make_reporters, other_run, refuse_other, start_model, write_csv
+from .recipe import check_reports, finish, make_reporters, other_run, refuse_other, start_model, start_vocabulary, write_csv
 from .zero import deepspeed_module, init_zero, join_ranks, zero_config, zero_step
 
 # %% ../../nbs/41a_zero_runs.ipynb #994de273
@@ -47,7 +47,7 @@ def _publish(folder: Path, part: Path, tag: str, notes: dict, keep: int):
 # %% ../../nbs/41a_zero_runs.ipynb #224977b9
 def _together(action, sentence: str = '{}'):  # '{}' stands for the reason; a `GeoAlignError` speaks for itself
     "What `action` gives on this process; where it fails on any of them, `GeoAlignError` on all"
-    cause, everyone = None, [None] * ranks()[1]
+    cause, everyone = None, [None] * rank_and_world_size()[1]
     try: result = action()
     except Exception as e:
         cause, reason = e, ' '.join((getattr(e, 'strerror', None) or str(e) or type(e).__name__).split())
@@ -88,7 +88,7 @@ def save_zero(
     **state,  # tensors and plain values that `load_zero` gives back
 ):
     "Write a checkpoint from all processes; one that cannot be written raises `GeoAlignError` on every process and leaves the previous one"
-    folder, (rank, world) = Path(folder), ranks()
+    folder, (rank, world) = Path(folder), rank_and_world_size()
     tag, part = f'step-{step:08d}', Path(folder)/'.part'
     failed = tag + ' could not be written ({}); the previous checkpoint is kept: free some space or choose another folder.'
     notes = dict(step=step, world=world, config=engine.module.config, name=engine.module.name, preset=preset and dataclasses.asdict(preset), how=how)
@@ -102,7 +102,7 @@ def load_zero(engine, folder) -> dict:  # the `state` of `save_zero` with 'step'
     path = newest(folder)
     if path is None: return None
     world = json.loads((path/'geoalign.json').read_text())['world']
-    if world != ranks()[1]: raise GeoAlignError(f'{path.name} was written by {world} processes and {ranks()[1]} read it; start {world}, or convert it with zero_to_model.')
+    if world != rank_and_world_size()[1]: raise GeoAlignError(f'{path.name} was written by {world} processes and {rank_and_world_size()[1]} read it; start {world}, or convert it with zero_to_model.')
     with contextlib.redirect_stdout(io.StringIO()): _, state = engine.load_checkpoint(str(path.parent), tag=path.name)
     return state['geoalign']
 
@@ -151,13 +151,13 @@ def _rank_batches(loader, first: int, total: int, accumulation: int):
 def _union(seen, device) -> torch.Tensor:
     "What any process has seen"
     everyone = seen.to(device)
-    if ranks()[1] > 1: dist.all_reduce(everyone, dist.ReduceOp.MAX)
+    if rank_and_world_size()[1] > 1: dist.all_reduce(everyone, dist.ReduceOp.MAX)
     return everyone.cpu()
 
 def _sum(numbers: list, device) -> list:
     "Whole numbers added up over processes"
     everyone = torch.tensor(numbers, device=device)
-    if ranks()[1] > 1: dist.all_reduce(everyone)
+    if rank_and_world_size()[1] > 1: dist.all_reduce(everyone)
     return everyone.tolist()
 
 # %% ../../nbs/41a_zero_runs.ipynb #82303c06
@@ -185,7 +185,7 @@ def _assess(model, validation: list, settings: StageSettings, preset: Preset, lo
 # %% ../../nbs/41a_zero_runs.ipynb #dc54c3aa
 def _run_stage(engine, number: int, settings: StageSettings, preset: Preset, out: Path, how: dict, seen, listeners=(), quiet: bool = True) -> torch.Tensor:
     "Train one stage from its newest checkpoint on; the tokens seen so far come back"
-    folder, log, (rank, world) = out/f'stage{number}', Log(out/'log.jsonl', listeners), ranks()
+    folder, log, (rank, world) = out/f'stage{number}', Log(out/'log.jsonl', listeners), rank_and_world_size()
     loader = _together(lambda: stage_loader(engine.module, number, settings, preset, quiet, rank, world))
     validation = _together(lambda: [] if rank else open_sources(settings.validation, settings.side, preset.seed + 1, quiet))
     steps, objective = len(loader) // how['accumulation'], stage_objective(settings, number, how['gather'])
@@ -234,7 +234,7 @@ def _reached(out: Path, preset: Preset, how: dict) -> tuple:  # (stage, step) of
 def _begin(out: Path, preset: Preset, reached: tuple, quiet: bool):
     "The folder of a run, its settings, and a log that ends where the newest checkpoint does"
     settings = json.dumps(dataclasses.asdict(preset), indent=1)
-    if not quiet: print(settings, file=sys.stderr)
+    if not quiet: print(f"Settings: {out/'settings.json'}", file=sys.stderr)
     out.mkdir(parents=True, exist_ok=True)
     with write_beside(out/'settings.json') as tmp: tmp.write_text(settings)
     Log(out/'log.jsonl').after(*reached)
@@ -262,7 +262,7 @@ def train_zero(
     _together(lambda: None if rank else _begin(out, preset, reached, quiet), f'Folder {out} cannot be written ({{}}); choose another with out=FOLDER.')
     listeners = _together(lambda: [] if rank else make_reporters(preset.report, out, dataclasses.asdict(preset)), 'A report could not be opened ({}); leave it out.')
     model, before = _together(lambda: (start_model(preset), other_run(preset.init)))
-    seen = before['seen'].to(torch.uint8) if before else torch.zeros(49408, dtype=torch.uint8)
+    seen = (before['seen'] if before else start_vocabulary(model)).to(torch.uint8)
     for number, part in ((1, preset.stage1), (2, preset.stage2)):
         if part is None or number < reached[0]: continue
         drop_patches(model, part.patch_dropout)
