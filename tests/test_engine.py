@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from geoalignclip_nb.core import GeoAlignError
-from geoalignclip_nb.data.loader import LoaderSettings, Loader, Pictures, open_source
+from geoalignclip_nb.data.loader import ImageCache, LoaderSettings, Loader, open_source
 from geoalignclip_nb.losses.objective import Objective
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.train import engine, recipe, run_folder
@@ -20,7 +20,7 @@ from geoalignclip_nb.train.run_folder import Progress, Vocabulary, load_checkpoi
 
 
 @pytest.fixture(scope='module')
-def pictures(): return Pictures(open_source('scenes:8'), side=96)
+def pictures(): return ImageCache(open_source('scenes:8'), side=96)
 
 
 def loader_for(model, pictures, batch=4, **settings):
@@ -93,7 +93,7 @@ def test_model_card_holds_only_logged_numbers():
 
 
 def test_real_captions_reach_the_loader(real_data):
-    pictures = Pictures(open_source('ucm:val')[:6], side=96)
+    pictures = ImageCache(open_source('ucm:val')[:6], side=96)
     assert len(pictures) == 6 and all(len(s.captions) == 5 for s in pictures.samples)
 
 
