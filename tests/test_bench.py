@@ -150,22 +150,13 @@ def test_near_misses_stay_with_their_text():
 def test_region_vectors_keep_their_order():
     "Pictures without boxes in between, batches of one: the same rows"
     samples = [picture(c, d) for c, d in itertools.product((RED, GREEN, BLUE), repeat=2)]
-<<<<<<< HEAD
-    arrays = [np.asarray(a) for a in Pictures(samples, 32).arrays]
-    images = [Image.fromarray(a) for a in arrays]
-=======
->>>>>>> bench
     boxes = [[LEFT, RIGHT], [], [RIGHT], [], [LEFT, LEFT, RIGHT], [LEFT]]
     samples, arrays = samples[:6], [np.asarray(s.image) for s in samples[:6]]
     rows = [[a[:, :16] if b == LEFT else a[:, 16:], b] for a, bs in zip(arrays, boxes) for b in bs]
     want = torch.nn.functional.normalize(torch.tensor(np.array([r[0].mean((0, 1)) / 255 + 1e-3 for r in rows]), dtype=torch.float32), dim=-1)
     for batch in (1, 2, 64):
-<<<<<<< HEAD
-        for view in ('roi', 'crop'): assert torch.allclose(fine.embed_regions(Colours(), images, boxes, 32, view, batch), want, atol=.02), (batch, view)
-=======
         embed = Embedder(Colours(), precision='fp32', batch=batch)
         for view in ('roi', 'crop'): assert torch.allclose(embed.boxes(samples, boxes, view).vectors, want, atol=.02), (batch, view)
->>>>>>> bench
 
 
 def test_boxes_that_hang_over_are_cut():
