@@ -2,6 +2,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -195,6 +196,43 @@ def test_a_bad_loss_on_one_rank_stops_all(run):
     for rank in (0, 1):
         told = json.loads((run/f'told-{rank}.json').read_text())
         assert 'not finite' in told['bad'] and told['untouched']
+
+
+@needs_deepspeed
+def test_a_gradient_that_is_not_finite_on_one_rank_stops_all(run):
+    for rank in (0, 1):
+        told = json.loads((run/f'told-{rank}.json').read_text())
+        assert 'The gradient is not finite' in told['overflow'] and told['untouched by overflow']
+
+
+@needs_deepspeed
+def test_the_start_vocabulary_stays_under_zero(run):
+    for rank in (0, 1): assert json.loads((run/f'told-{rank}.json').read_text())['vocabulary']
+
+
+class Code:
+    "A pickle that runs code"
+    def __reduce__(self): return os.putenv, ('GEOALIGN_CODE_RAN', '1')
+
+
+@needs_deepspeed
+def test_a_replaced_states_file_is_refused_and_its_code_does_not_run(run, tmp_path, monkeypatch):
+    folder = tmp_path/'run'
+    shutil.copytree(run/'run', folder)
+    newest = zero_runs.newest(folder)
+    states = next(newest.glob('*optim_states.pt'))
+    monkeypatch.delenv('GEOALIGN_CODE_RAN', raising=False)
+    whole = states.read_bytes()
+    for content in (None, whole[:5000]):
+        torch.save(dict(a=Code()), states) if content is None else states.write_bytes(content)
+        with pytest.raises(GeoAlignError, match=f'{states.name} is not the file that was written'): zero_runs.zero_model(folder)
+    torch.save(dict(a=Code()), states)
+    notes = json.loads((newest/'geoalign.json').read_text())
+    forged = notes | dict(files=zero_runs.file_hashes(newest))
+    (newest/'geoalign.json').write_text(json.dumps(forged))  # the hashes fit now
+    with pytest.raises(GeoAlignError, match='cannot be read safely'): zero_runs.zero_model(folder)
+    (newest/'geoalign.json').write_text('{"step": ')
+    with pytest.raises(GeoAlignError, match='geoalign.json is broken'): zero_runs.zero_model(folder)
 
 
 @needs_deepspeed

@@ -173,6 +173,45 @@ def ill(folder, rank) -> list:
     return found
 
 
+class Overflow(torch.autograd.Function):
+    "A finite value with an infinite gradient"
+    @staticmethod
+    def forward(ctx, x): return x.clone()
+    @staticmethod
+    def backward(ctx, g): return g * float('inf')
+
+
+def overflowing(objective):
+    "The same objective, whose first part has a gradient that is not finite"
+    real = type(objective).__call__
+
+    class Steep(type(objective)):
+        def __call__(self, **out):
+            parts = real(self, **out)
+            return parts | {self.names[0]: Overflow.apply(parts[self.names[0]])}
+    objective.__class__ = Steep
+    return objective
+
+
+def vocabulary_run(folder, rank) -> bool:
+    "Stage II from geoalign-tiny, resumed after its first epoch; whether the untouched token rows stay to the bit"
+    settings = {'init': 'geoalign-tiny', 'model': 'geoalign-tiny', 'precision': 'fp32', 'stage1.epochs': '1', 'stage2.lr': '1e-3', 'checkpoint_steps': '1'}
+    measure = train_engine.measure
+
+    def stopped(backend, run, *rest):
+        if run.number == 2: raise GeoAlignError('stopped')
+        return measure(backend, run, *rest)
+    train_engine.measure = stopped
+    said(lambda: zero_runs.train_zero('debug', settings, out=folder))
+    train_engine.measure = measure
+    made = GeoAlignCLIP.from_pretrained(zero_runs.train_zero('debug', settings, out=folder))
+    start = GeoAlignCLIP.from_pretrained('geoalign-tiny')
+    tables = [m.clip.token_embedding.weight for m in (start, made)]
+    changed = (tables[0].half() != tables[1].half()).any(1)
+    rare = start.known_tokens & ~changed
+    return bool((start.known_tokens & ~made.known_tokens).sum() == 0) and int(rare.sum()) > 2000
+
+
 def checkpoints(folder):
     "Save, go on, resume; a loss that is not finite on one rank; the two stages of a preset; a run with every illness; then death in the middle of a write"
     torch.set_num_threads(1)
@@ -198,7 +237,12 @@ def checkpoints(folder):
     bad = {**parts[rank], 'images': parts[rank]['images'] * (float('nan') if rank else 1)}
     told['bad'] = said(lambda: zero_step(again, [bad], Objective(gather=True), LR))
     told['untouched'] = all(torch.equal(p, after[k]) for k, p in again.module.named_parameters())
+    steep = Objective(gather=True)
+    if rank == 1: steep = overflowing(steep)
+    told['overflow'] = said(lambda: zero_step(again, [parts[rank]], steep, LR))
+    told['untouched by overflow'] = all(torch.equal(p, after[k]) for k, p in again.module.named_parameters())
     again.destroy()
+    told['vocabulary'] = vocabulary_run(folder/'tiny', rank)
 
     clamped = zero_engine(model, 'bf16')
     with torch.no_grad():

@@ -274,13 +274,14 @@ def shared_statistics(backend: Backend, batches: list[dict]) -> dict[str, float]
 class StarvationWatch:
     "Warn once about each of `losses` that gets no input in the first `patience` steps"
     def __init__(self, losses: Sequence[str], patience: int = 10):
-        self.losses, self.starved, self.steps = list(losses), set(losses), patience
+        self.losses, self.starved = list(losses), set(losses)
+        self.steps, self.patience = 0, patience
 
     def see(self, batches: list[dict]):
         "The batches of one step"
         for batch in batches: self.starved &= set(starved_terms(batch, self.losses))
-        self.steps -= 1
-        if self.steps == 0: self.warn()
+        self.steps += 1
+        if self.steps == self.patience: self.warn()
 
     def warn(self):
         "Warn now about the terms that have had no input so far"
@@ -398,6 +399,6 @@ def run_stage(
         progress = Progress(run.number, step + 1, words)
         backend.save(progress)
         if schedule.measures(step + 1): assess(progress)
-    watch.warn()
+    if watch.steps: watch.warn()
     report_sources(loader, backend.rank)
     return words
