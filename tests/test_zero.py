@@ -14,6 +14,7 @@ import torch
 from geoalignclip_nb.core import GeoAlignError
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.train import launch, zero, zero_runs
+from geoalignclip_nb.train.run_folder import Log
 
 HAS = importlib.util.find_spec('deepspeed') is not None and sys.platform == 'linux'
 needs_deepspeed = pytest.mark.skipif(not HAS, reason='DeepSpeed is not installed (Linux only)')
@@ -242,7 +243,7 @@ def test_an_ill_run_says_so_on_every_rank_and_keeps_its_checkpoint(run):
     for rank in (0, 1):
         found = json.loads((run/f'told-{rank}.json').read_text())['ill']
         assert all(w in said for w, (said, _) in zip(words, found)) and [newest for _, newest in found] == ['step-00000001'] * 3
-    rows = zero_runs.Log(run/'ill'/'log.jsonl').read()  # the second start has made up for the measurement
+    rows = Log(run/'ill'/'log.jsonl').read()  # the second start has made up for the measurement
     assert [('validation' in r, r['step']) for r in rows] == [(False, 1), (True, 1)] and zero_runs.newest(run/'ill'/'stage1', 'best').name == 'step-00000001'
     assert all(p.isfinite().all() for p in zero_runs.zero_model(run/'ill'/'stage1').parameters())
 
@@ -250,7 +251,7 @@ def test_an_ill_run_says_so_on_every_rank_and_keeps_its_checkpoint(run):
 @needs_deepspeed
 def test_two_stages_of_a_preset(run):
     told = json.loads((run/'told-0.json').read_text())
-    rows = zero_runs.Log(run/'debug'/'log.jsonl').read()
+    rows = Log(run/'debug'/'log.jsonl').read()
     assert [(r['stage'], r['step'], 'validation' in r) for r in rows] == [(1, 1, False), (1, 1, True), (2, 1, False), (2, 2, False), (2, 2, True), (2, 3, False), (2, 4, False), (2, 4, True)]
     assert told['heard'] == rows and json.loads((run/'told-1.json').read_text())['heard'] == []  # one process reports
     assert len((run/'debug'/'log.csv').read_text().splitlines()) == len(rows) + 1 and json.loads((run/'debug'/'settings.json').read_text())['checkpoint_steps'] == 1
@@ -262,7 +263,7 @@ def test_two_stages_of_a_preset(run):
 
 @needs_deepspeed
 def test_best_names_the_best_measured_checkpoint_and_converts(run, tmp_path):
-    folder, measured = run/'debug'/'stage2', {r['step']: r['mean_recall'] for r in zero_runs.Log(run/'debug'/'log.jsonl').read() if r['stage'] == 2 and 'validation' in r}
+    folder, measured = run/'debug'/'stage2', {r['step']: r['mean_recall'] for r in Log(run/'debug'/'log.jsonl').read() if r['stage'] == 2 and 'validation' in r}
     best = zero_runs.newest(folder, 'best')
     assert measured[int(best.name[5:])] == max(measured.values()) and zero_runs.newest(folder).name == 'step-00000004'
     assert {p.name for p in folder.glob('step-*')} == {'step-00000002', 'step-00000003', 'step-00000004'}  # two stay, and the one that was the best when the last was written
@@ -306,7 +307,7 @@ def test_kill_9_of_the_launcher_then_the_same_command(run, tmp_path):
     job = geoalign_train(*words)
     out, err = job.communicate(timeout=1200)
     assert job.returncode == 0 and out.split() == [str(tmp_path/'run'/'model')], err
-    rows = lambda folder: [{k: v for k, v in r.items() if k != 'seconds'} for r in zero_runs.Log(folder/'log.jsonl').read()]
+    rows = lambda folder: [{k: v for k, v in r.items() if k != 'seconds'} for r in Log(folder/'log.jsonl').read()]
     assert rows(tmp_path/'run') == rows(run/'debug')
     assert (tmp_path/'run'/'model'/'model.safetensors').read_bytes() == (run/'debug'/'model'/'model.safetensors').read_bytes()
 

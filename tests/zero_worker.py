@@ -9,14 +9,15 @@ import torch.distributed as dist
 
 from geoalignclip_nb.core import GeoAlignError
 from geoalignclip_nb.data.loader import ImageCache, LoaderSettings, collate, make_item
-from geoalignclip_nb.losses.contrastive import info_nce, l2_normalize
+from geoalignclip_nb.losses.contrastive import l2_normalize
 from geoalignclip_nb.losses.objective import Objective, with_htc
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.scenes import make_scenes
-from geoalignclip_nb.train.engine import make_optimizer, train_step
+from geoalignclip_nb.train.engine import StepOptions, make_optimizer, train_step
 from geoalignclip_nb.train.presets import StageSettings
+from geoalignclip_nb.train import engine as train_engine
 from geoalignclip_nb.train import zero, zero_runs
-from geoalignclip_nb.train.zero import init_zero, join_ranks, zero_step
+from geoalignclip_nb.train.zero import ZeroOptions, init_zero, join_ranks, zero_step
 from geoalignclip_nb.train.zero_runs import load_zero, save_zero
 
 PICTURES, LR, STEPS = 8, 1e-4, 3
@@ -64,13 +65,14 @@ def one_process(model, whole, objective, precision, steps=STEPS, lr=LR):
     "Steps of the engine page on the whole batch"
     model, losses = copy.deepcopy(model).train(), []
     optimizer = make_optimizer(model, StageSettings())
-    for _ in range(steps): losses.append(train_step(model, whole, objective, optimizer, lr, 1., precision))
+    for _ in range(steps): losses.append(train_step(model, whole, objective, optimizer, StepOptions(lr, 1., precision)))
     return model, losses
 
 
 def zero_engine(model, precision, accumulation=1, stage=2, checkpointing=False, batch=PICTURES):
     world = dist.get_world_size() if dist.is_initialized() else 1
-    return init_zero(copy.deepcopy(model).train(), StageSettings(batch_size=batch // world // accumulation), stage, precision, accumulation, checkpointing, device='cpu')
+    options = ZeroOptions(stage, accumulation, checkpointing=checkpointing)
+    return init_zero(copy.deepcopy(model).train(), StageSettings(batch_size=batch // world // accumulation), options, precision, device='cpu')
 
 
 def differences(model, split, gather, precision, accumulation=1, stage=2, checkpointing=False):
@@ -155,19 +157,19 @@ def no_space(*args, **kwargs): raise OSError(28, 'No space left on device')
 def ill(folder, rank) -> list:
     "The same command three times: a measurement that fails on rank 0; a loss that is not finite on rank 1; a log that cannot be written. What is said, and the newest checkpoint"
     run = lambda: [said(lambda: zero_runs.train_zero('debug', {'stage1.epochs': '2', 'stage1.evaluate_epochs': '1', 'checkpoint_steps': '1'}, out=folder)), zero_runs.newest(folder/'stage1').name]
-    measure, step, add = zero_runs.measure, zero_runs.zero_step, zero_runs.Log.add
+    measure, step, add = train_engine.measure, zero_runs.zero_step, train_engine.Log.add
 
     def broken(*args): raise RuntimeError('no memory is left')
     def poisoned(engine, batches, *rest):
         if rank: batches = [{**b, 'images': b['images'] * float('nan')} for b in batches]
         return step(engine, batches, *rest)
-    zero_runs.measure = broken
+    train_engine.measure = broken
     found = [run()]
-    zero_runs.measure, zero_runs.zero_step = measure, poisoned
+    train_engine.measure, zero_runs.zero_step = measure, poisoned
     found.append(run())
-    zero_runs.zero_step, zero_runs.Log.add = step, no_space
+    zero_runs.zero_step, train_engine.Log.add = step, no_space
     found.append(run())
-    zero_runs.Log.add = add
+    train_engine.Log.add = add
     return found
 
 
@@ -178,7 +180,7 @@ def checkpoints(folder):
     folder, told = Path(folder), {}
     model = GeoAlignCLIP.create('geoalign-debug')
     _, parts = batches(model, 'unequal', world)
-    step = lambda engine: zero_step(engine, parts[rank], Objective(gather=True), LR)
+    step = lambda engine: zero_step(engine, [parts[rank]], Objective(gather=True), LR)
 
     engine = zero_engine(model, 'bf16')
     for i in range(2): step(engine)
@@ -194,7 +196,7 @@ def checkpoints(folder):
     told['resumed'] = [step(again) == straight, all(torch.equal(p, after[k]) for k, p in again.module.named_parameters())]
 
     bad = {**parts[rank], 'images': parts[rank]['images'] * (float('nan') if rank else 1)}
-    told['bad'] = said(lambda: zero_step(again, bad, Objective(gather=True), LR))
+    told['bad'] = said(lambda: zero_step(again, [bad], Objective(gather=True), LR))
     told['untouched'] = all(torch.equal(p, after[k]) for k, p in again.module.named_parameters())
     again.destroy()
 

@@ -240,7 +240,7 @@ def _softmax_error(a, b, scale, same, start, duplicates) -> tuple[torch.Tensor, 
     error[row, start + row] -= 1
     return error, cosines
 
-# %% ../../nbs/20_contrastive.ipynb #3bdbeb96
+# %% ../../nbs/20_contrastive.ipynb #316f987f
 @dataclass(frozen=True)
 class _Strips:
     "How the rows of one direction are cut"
@@ -257,6 +257,7 @@ class _Strips:
             same = None if self.ids is None else same_text(self.ids[rows], self.all_ids)
             yield rows, same, self.start + first
 
+# %% ../../nbs/20_contrastive.ipynb #3bdbeb96
 class _StripSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, a, b, scale, strips):

@@ -37,7 +37,7 @@ from ..data.loader import ImageCache, open_source
 from ..losses.objective import active_parts, unused_settings, unused_weights
 from ..pointing import pointing_game
 from ..train.presets import Preset, StageSettings, change, load_preset
-from ..train.recipe import refuse_other, run_preset, same_run, start_model
+from ..train.recipe import check_same_settings, is_compatible, run_preset, start_model
 
 # %% ../../nbs/60_ablation.ipynb #00f1dc33
 TABLE6 = {row: {column: str(cell) for column, cell in cells.items()} for row, cells in paper_table(6).items()}  # as printed, '?' where it cannot be right
@@ -208,7 +208,7 @@ def measure_row(
 def shared_stage(preset: Preset, out: Path, quiet: bool = False) -> Path:  # its last checkpoint
     "Train Stage I once; raises `GeoAlignError` where the folder holds one with other settings"
     folder, alone = Path(out)/'stage1', dataclasses.replace(preset, stage2=None)
-    if (folder/'model').is_dir(): refuse_other(folder, json.loads((folder/'settings.json').read_text()), alone, 1)
+    if (folder/'model').is_dir(): check_same_settings(folder, json.loads((folder/'settings.json').read_text()), alone, 1)
     else: run_preset(alone, folder, quiet)
     return (folder/'latest.pt').resolve()
 
@@ -229,7 +229,7 @@ def row_settings(preset: Preset, row: Row, seed: int) -> dict:
 def check_row(result: dict, preset: Preset, out: Path) -> dict:
     "The result itself; raises `GeoAlignError` where it was made with other settings"
     new = row_settings(preset, read_row(result['row']), result['seed'])
-    if same_run(result['settings'], new, 2): return result
+    if is_compatible(result['settings'], new, 2): return result
     raise GeoAlignError(f"Row {result['row']} with seed {result['seed']} in {out} was made with other settings; choose another folder or delete its file.")
 
 # %% ../../nbs/60_ablation.ipynb #b64fbcc1
