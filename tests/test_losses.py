@@ -335,7 +335,7 @@ X = torch.zeros(3, 4)
 BAD = {
     'unpaired': lambda: info_nce(X, X[:2], 1.), 'not rows': lambda: info_nce(X[0], X[0], 1.),
     'ids': lambda: info_nce(X, X, 1., torch.zeros(2)), 'duplicates': lambda: info_nce(X, X, 1., duplicates='drop'),
-    'chunk': lambda: chunked_info_nce(X, X, 1., chunk=0),
+    'chunk': lambda: chunked_info_nce(X, X, 1., chunk=0), 'limit': lambda: info_nce(X, X, 1., max_scale=.5),
     'owner count': lambda: hard_negative_loss(X, X, X, torch.zeros(2).long(), 1.),
     'owner range': lambda: hard_negative_loss(X, X, X, torch.tensor([0, 1, 3]), 1.),
     'owner sign': lambda: hard_negative_loss(X, X, X, torch.tensor([0, 1, -1]), 1.),
@@ -346,9 +346,17 @@ BAD = {
     'contrast crops': lambda: contrastive_consistency(X, X[:2], 1.)}
 
 
+WORDS = {
+    'unpaired': 'shapes .3, 4. and .2, 4.', 'not rows': 'two .N,D. tensors', 'ids': '2 ids for 3 pairs',
+    'duplicates': "Unknown duplicates 'drop'", 'chunk': 'chunk=0', 'limit': 'max_scale=0.5',
+    'owner count': '2 owners for 3 negatives', 'owner range': 'outside 0 to 2', 'owner sign': 'outside 0 to 2',
+    'positive': 'one positive per region', 'divide': "Unknown divide 'q'", 'hna limit': 'max_scale=0 ',
+    'crops': 'one crop per region', 'stop': "Unknown stop_gradient 'both'", 'contrast crops': 'one crop per region'}
+
+
 @pytest.mark.parametrize('name', BAD)
 def test_mistakes_end_in_one_sentence(name):
-    with pytest.raises(GeoAlignError) as e: BAD[name]()
+    with pytest.raises(GeoAlignError, match=WORDS[name]) as e: BAD[name]()
     assert str(e.value).endswith(('.', '?')) and '\n' not in str(e.value)
 
 
