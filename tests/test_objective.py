@@ -258,6 +258,7 @@ IDLE = 'has no effect on the terms that are on; remove it or set'
 @pytest.mark.parametrize('kwargs, words', [
     (dict(weights=dict(global_=50)), f"Weight 'global' {IDLE} literal_total=True."),
     (dict(hna=False, divide='all'), f"Setting divide='all' {IDLE} hna=True."),
+    (dict(rpa=False, hna=False, shared_scale=True), f'Setting shared_scale=True {IDLE} rpa=True.'),
     (dict(htc=False, literal_total=True), f'Setting literal_total=True {IDLE} htc=True.'),
     (dict(htc=False, weights=dict(htc_brief=3)), f"Weight 'htc_brief' {IDLE} htc=True."),
     (dict(htc=False, weights=dict(htc_detailed=3)), f"Weight 'htc_detailed' {IDLE} htc=True."),
@@ -324,9 +325,9 @@ def test_objective_signature_is_the_contract():
 
 def test_defaults_are_those_of_the_page():
     defaults = dict(
-        weights=None, stage=2, rpa=True, hna=True, vic=True, htc=True, duplicates='mask', gather=False, shared_scale=False,
-        divide='with_negatives', stop_gradient='none', agreement='cosine', chunk=None, rpa_gather=None,
-        literal_total=False, max_scale=100.)
+        weights=None, stage=2, rpa=True, hna=True, vic=True, htc=True, duplicates='mask', gather=False,
+        shared_scale=False, divide='with_negatives', stop_gradient='none', agreement='cosine', chunk=None,
+        rpa_gather=None, literal_total=False, max_scale=100.)
     assert {name: p.default for name, p in inspect.signature(Objective).parameters.items()} == defaults
     assert WEIGHTS == {'global': 1., 'rpa': .1, 'hna': .5, 'vic': .5, 'htc_brief': 1., 'htc_detailed': 1.}
     assert Objective().nce_options('rpa') == dict(duplicates='mask', gather=False, chunk=None, max_scale=100.)

@@ -79,6 +79,6 @@ def hard_negative_loss(
         units = [l2_normalize(x) for x in to_full_precision(region, positive, negative)]
         d = margins(*units, owner, as_scale(log_scale, units[0], options.max_scale))
         loss = ragged_softplus(d, owner, len(region))
-        with_negatives = torch.bincount(owner, minlength=len(region)).count_nonzero()
+        with_negatives = torch.bincount(owner).count_nonzero()
         count = len(region) if options.divide == 'all' else with_negatives
         return mean_over_ranks(loss.sum(), count, gather=options.gather)
