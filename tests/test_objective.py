@@ -10,8 +10,8 @@ from geoalignclip_nb.losses.consistency import contrastive_consistency, textual_
 from geoalignclip_nb.losses.contrastive import DUPLICATES, global_loss, info_nce, rpa_loss
 from geoalignclip_nb.losses.hard_negative import hard_negative_loss
 from geoalignclip_nb.losses.objective import (
-    SETTING_TERMS, WEIGHTS, Objective, active_parts, named_weights, parse_loss_weights, region_outputs, require_outputs,
-    unused_settings, unused_weights, with_htc)
+    SETTING_TERMS, TERMS, WEIGHTS, Objective, active_parts, named_weights, parse_loss_weights, region_outputs,
+    require_outputs, unused_settings, unused_weights, with_htc)
 
 
 def output(b=4, k=5, counts=(3, 0, 1, 0, 2), d=8, seed=0):
@@ -183,6 +183,13 @@ def test_a_batch_without_regions_trains_the_rest(empty):
     assert all(out[k].grad is not None and out[k].grad.isfinite() for k in out if k.startswith('log_scale'))
 
 
+def test_regions_without_negatives_cost_nothing():
+    out = output() | dict(negative=None, negative_owner=None)
+    loss = Objective()(**out)['hna']
+    assert loss == 0 and loss.requires_grad
+    assert loss == Objective()(**out | dict(negative=torch.zeros(0, 8)))['hna']
+
+
 def test_outputs_are_taken_in_order():
     out = dict(image=torch.ones(2, 3), brief=torch.zeros(1), region=None)
     assert [x.shape for x in require_outputs(out, 'global', 'brief', 'image')] == [(1,), (2, 3)]
@@ -190,6 +197,29 @@ def test_outputs_are_taken_in_order():
     assert [x.shape for x in rows] == [(0, 3)] * 2
     with pytest.raises(GeoAlignError, match="The global term needs 'crop'.* switch global off"):
         require_outputs(out, 'global', 'image', 'crop')
+
+
+INPUTS = {
+    'global': 'image brief log_scale', 'htc_brief': 'image brief log_scale', 'htc_detailed': 'image detailed log_scale',
+    'rpa': 'region_text log_scale_rpa', 'hna': 'log_scale_hna', 'vic': 'crop'}
+MISSING = [(term, name) for term, names in INPUTS.items() for name in names.split()]
+
+
+@pytest.mark.parametrize('term, name', MISSING)
+def test_a_missing_input_is_named_with_its_term(term, name):
+    with pytest.raises(GeoAlignError, match=f"The {term} term needs '{name}', .* switch {term} off."):
+        TERMS[term](Objective(literal_total=True), {**output(), name: None})
+
+
+@pytest.mark.parametrize('term', ['rpa', 'hna', 'vic'])
+def test_a_batch_without_regions_needs_its_images(term):
+    with pytest.raises(GeoAlignError, match=f"The {term} term needs 'image'"):
+        TERMS[term](Objective(), {**output(), 'region': None, 'image': None})
+
+
+def test_hna_without_a_positive_of_its_own_needs_the_text():
+    with pytest.raises(GeoAlignError, match="The hna term needs 'region_text'"):
+        TERMS['hna'](Objective(), {**output(), 'hna_text': None, 'region_text': None})
 
 
 @pytest.mark.parametrize('stop, moved', [('none', (True, True)), ('crop', (True, False)), ('region', (False, True))])
@@ -228,6 +258,7 @@ IDLE = 'has no effect on the terms that are on; remove it or set'
 @pytest.mark.parametrize('kwargs, words', [
     (dict(weights=dict(global_=50)), f"Weight 'global' {IDLE} literal_total=True."),
     (dict(hna=False, divide='all'), f"Setting divide='all' {IDLE} hna=True."),
+    (dict(rpa=False, hna=False, shared_scale=True), f'Setting shared_scale=True {IDLE} rpa=True.'),
     (dict(htc=False, literal_total=True), f'Setting literal_total=True {IDLE} htc=True.'),
     (dict(htc=False, weights=dict(htc_brief=3)), f"Weight 'htc_brief' {IDLE} htc=True."),
     (dict(htc=False, weights=dict(htc_detailed=3)), f"Weight 'htc_detailed' {IDLE} htc=True."),
@@ -265,7 +296,8 @@ BAD = {
     **{f'objective {k}={v!r}': lambda k=k, v=v: Objective(**{k: v}) for k, v in (
         ('agreement', 'both'), ('stage', 3), ('stage', 0), ('duplicates', 'x'), ('chunk', 0), ('chunk', True),
         ('chunk', 2.), ('chunk', -1),
-        ('hna', 'yes'), ('hna', 1), ('literal_total', 1), ('gather', 1), ('rpa_gather', 0), ('shared_scale', 'no'),
+        ('rpa', 'yes'), ('hna', 'yes'), ('hna', 1), ('vic', 'yes'), ('htc', 'yes'),
+        ('literal_total', 1), ('gather', 1), ('rpa_gather', 0), ('shared_scale', 'no'),
         ('divide', 'x'), ('stop_gradient', 'x'), ('max_scale', 0), ('max_scale', .9), ('max_scale', math.inf),
         ('max_scale', math.nan), ('max_scale', '9'), ('max_scale', True), ('weights', 3), ('weights', [1]))},
     **{f'weights {w}': lambda w=w: Objective(w) for w in (
@@ -277,6 +309,8 @@ BAD = {
 def test_mistakes_end_in_one_sentence(name):
     with pytest.raises(GeoAlignError) as e: BAD[name]()
     assert str(e.value).endswith(('.', '?')) and '\n' not in str(e.value)
+    if name.startswith('objective'): assert name.split()[1].split('=')[0] in str(e.value)
+    if name.startswith('weights'): assert 'weight' in str(e.value).lower()
 
 
 def test_limits_that_are_allowed():
@@ -287,4 +321,15 @@ def test_limits_that_are_allowed():
 def test_objective_signature_is_the_contract():
     names = list(inspect.signature(Objective).parameters)
     assert names[:8] == ['weights', 'stage', 'rpa', 'hna', 'vic', 'htc', 'duplicates', 'gather']
-    assert {'rpa_gather', 'literal_total', 'max_scale'} < set(names)
+
+
+def test_defaults_are_those_of_the_page():
+    defaults = dict(
+        weights=None, stage=2, rpa=True, hna=True, vic=True, htc=True, duplicates='mask', gather=False,
+        shared_scale=False, divide='with_negatives', stop_gradient='none', agreement='cosine', chunk=None,
+        rpa_gather=None, literal_total=False, max_scale=100.)
+    assert {name: p.default for name, p in inspect.signature(Objective).parameters.items()} == defaults
+    assert WEIGHTS == {'global': 1., 'rpa': .1, 'hna': .5, 'vic': .5, 'htc_brief': 1., 'htc_detailed': 1.}
+    assert Objective().nce_options('rpa') == dict(duplicates='mask', gather=False, chunk=None, max_scale=100.)
+    assert Objective(chunk=1, duplicates='none').nce_options('vic') == dict(
+        duplicates='none', gather=False, chunk=1, max_scale=100.)
