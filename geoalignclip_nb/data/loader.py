@@ -28,7 +28,8 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from .stream import epoch_steps, split_epoch
-from ..core import GeoAlignError, Region, Sample, cache_dir, data_dir, sha256_of, stable_hash, write_beside
+from ..core import GeoAlignError, Region, Sample, cache_dir, data_dir
+from ..core import sha256_of, stable_hash, write_beside
 from ..pictures import crop_box, load_image, resize_image
 
 # %% ../../nbs/36_loader.ipynb #5120c5f7
@@ -53,9 +54,10 @@ def _dataset(name: str, part: str, seed: int) -> list[Sample]:
 
 # %% ../../nbs/36_loader.ipynb #435c2ba8
 def open_source(spec: str, seed: int = 0) -> list[Sample]:
-    "Samples of rsicd, ucm, rsod, vedai, dior-rsvg (part = split) or scenes (part = how many); another source raises `GeoAlignError`"
+    "Samples of rsicd, ucm, rsod, vedai, dior-rsvg (part: split) or scenes (part: number); others raise `GeoAlignError`"
     if '-' in spec.partition(':')[2] and not re.search(r'\w-(fit|held)(?![^@*])', spec):
-        raise GeoAlignError(f"'{spec}' is not a source; write -fit (nine tenths) or -held (one tenth) behind a part, as in ucm:train-fit.")
+        raise GeoAlignError(f"'{spec}' is not a source; write -fit (nine tenths) or -held (one tenth) behind a part, "
+                            'as in ucm:train-fit.')
     spec, _, repeat = spec.partition('*')
     spec, _, limit = spec.partition('@')
     name, _, part = spec.partition(':')
@@ -91,7 +93,7 @@ def write_pixels(file: Path, image: Image.Image):
         f.write(data)
 
 def read_pixels(file: Path, *, verify: bool = False) -> Image.Image | None:
-    "The image in a file of the cache; None where the file is missing, cut off or not of this cache, or fails its checksum (`verify`)"
+    "The image in a file of the cache; None where it is missing, cut off, foreign, or (`verify`) fails its checksum"
     try: data = memoryview(file.read_bytes())
     except OSError: return None
     if len(data) < PIXEL_HEAD.size: return None
@@ -194,8 +196,9 @@ Pictures = ImageCache
 
 # %% ../../nbs/36_loader.ipynb #2b08260a
 DIRECTION = re.compile(
-    r'\b(upper|lower|left|right|top|bottom|above|below|beneath|north\w*|south\w*|east\w*|west\w*|horizontal\w*|vertical\w*'
-    r'|diagonal\w*|corner|cent(?:er|re)|central|middle|edge|pointing|facing|heading|oriented|clockwise)\b', re.I)
+    r'\b(upper|lower|left|right|top|bottom|above|below|beneath|north\w*|south\w*|east\w*|west\w*'
+    r'|horizontal\w*|vertical\w*|diagonal\w*|corner|cent(?:er|re)|central|middle|edge'
+    r'|pointing|facing|heading|oriented|clockwise)\b', re.I)
 
 @lru_cache(100_000)  # the same sentences come up in every epoch
 def mentions_direction(text: str) -> bool:
@@ -231,7 +234,7 @@ def random_view(rng: random.Random, min_area: float = 0.5) -> View:
 
 # %% ../../nbs/36_loader.ipynb #522358fe
 def zoom_view(rng: random.Random, box, low: float = 1.5, high: float = 6., least: float = .15) -> View:
-    "A square window `low`..`high` times as long as `box` (fractions) but at least `least`, around the box, any of the eight turns"
+    "A square window around `box`, `low`..`high` times as long (at least `least`, fractions), any of the eight turns"
     x1, y1, x2, y2 = (min(max(float(v), 0.), 1.) for v in box)
     side = min(1., max(least, max(x2 - x1, y2 - y1) * rng.uniform(low, high)))
     x = rng.uniform(max(0., x2 - side), min(x1, 1 - side))
@@ -277,12 +280,12 @@ class LoaderSettings:
     light: float = 0.  # largest change of brightness, contrast and color strength: 0.4 means factors of 0.6 to 1.4
     plain_share: float = 0.5  # share of region images that are shown whole and unturned, with all their texts
     region_text: str = 'random'  # text of Eq. 2: 'phrase', 'description' or 'random'
-    hna_text: str = 'random'  # text of Eq. 3 where a region has hard negatives of both: 'phrase', 'description' or 'random'
+    hna_text: str = 'random'  # text of Eq. 3 where both have hard negatives: 'phrase', 'description' or 'random'
     sibling_negatives: bool = False  # phrases of other categories in the same image are hard negatives of a phrase too
     max_regions: int = 4
     max_negatives: int = 10
     negatives: bool = True  # False: drawn but left out, so that everything else of an epoch stays as it is
-    background: float = 0.  # boxes of plain background per image with regions: 1.5 means one, and a second half of the time
+    background: float = 0.  # boxes of background per image with regions: 1.5 means one, and a second half of the time
     zoom: float = 0.  # chance that an image with regions is shown as a narrow window around one of them
     crop_padding: float = 0.  # context of a crop on each side, as a share of the box's side
     detailed: bool = False
@@ -290,7 +293,7 @@ class LoaderSettings:
 
 # %% ../../nbs/36_loader.ipynb #7de0cc8e
 def pick_caption(sample: Sample, rng: random.Random, turned: bool = False) -> str:
-    "One of a sample's captions, or its brief caption; of a turned or cut view only one that stays true, '' where none does"
+    "One of a sample's captions, or its brief caption; of a turned or cut view one that stays true, '' where none does"
     texts = sample.captions or [sample.brief]
     if turned:
         texts = [t for t in texts if not mentions_direction(t)]
@@ -330,7 +333,7 @@ def sibling_phrases(region: Region, siblings: list[Region]) -> list[str]:
 
 # %% ../../nbs/36_loader.ipynb #dff4d7c1
 def negative_groups(region: Region, siblings: list[Region], *, turned: bool) -> dict[str, list[str]]:
-    "Hard negatives by the text that they belong to, 'phrase' and 'description'; without groups that are empty or lack their positive"
+    "Hard negatives by the text that they belong to, 'phrase' or 'description'; no group is empty or lacks its positive"
     groups = dict(phrase=[], description=[])
     for text, _ in region.negatives: groups[negative_base(region, text)].append(text)
     groups['phrase'] += sibling_phrases(region, siblings)
@@ -349,7 +352,14 @@ class RegionTexts(NamedTuple):
     negatives: list[str]
 
 # %% ../../nbs/36_loader.ipynb #521fbcfd
-def region_words(region: Region, siblings: list[Region], rng: random.Random, *, settings: LoaderSettings, turned: bool) -> RegionTexts:
+def region_words(
+    region: Region,
+    siblings: list[Region],  # the regions of the image, `region` may be among them
+    rng: random.Random,
+    *,
+    settings: LoaderSettings,
+    turned: bool,  # the view is turned or cut
+) -> RegionTexts:
     "Texts of a region; in a turned or cut view none that speaks of direction"
     texts = dict(phrase=region.phrase, description=region.text)
     wanted = settings.region_text
@@ -386,7 +396,7 @@ def background_region(regions: list[Region], rng: random.Random, window=(0, 0, 1
 
 # %% ../../nbs/36_loader.ipynb #9a0a0ae9
 def background_regions(regions: list[Region], view: View, number: float, rng: random.Random) -> list[Region]:
-    "`number` background boxes of a view, fewer where there is no room; the fraction of `number` is the chance of one more"
+    "`number` background boxes of a view, fewer where room is missing; its fraction is the chance of one more"
     found = []
     for _ in range(int(number) + (rng.random() < number % 1)):
         extra = background_region([*regions, *found], rng, view.window)
@@ -408,7 +418,7 @@ def _box_areas(boxes: np.ndarray) -> np.ndarray:
     return sides[:, 0] * sides[:, 1]
 
 def boxes_inside(regions: list[Region], view: View, share: float = .6) -> tuple[np.ndarray, list[int]]:
-    "Boxes (K,4) in fractions of the view, cut at its edge, and the indices of those that keep at least `share` of their area"
+    "Boxes (K,4) in fractions of the view, cut at its edge, and indices of those that keep `share` of their area"
     moved = view_boxes([r.box for r in regions], view)
     cut = moved.clip(0, 1)
     kept = _box_areas(cut) > np.maximum(share * _box_areas(moved), 1e-5)
@@ -434,8 +444,15 @@ def view_texts(sample: Sample, view: View, narrow: bool, caption: str) -> ViewTe
     return ViewTexts(caption, detailed or caption)
 
 # %% ../../nbs/36_loader.ipynb #37351404
-def make_item(sample: Sample, image: Image.Image, settings: LoaderSettings, rng: random.Random, *, train: bool = True) -> dict[str, Any]:
-    "One image of a batch: image (size,size,3) uint8, texts, kept regions; shown whole where no text is true of the view"
+def make_item(
+    sample: Sample,
+    image: Image.Image,  # RGB, the pixels of the sample
+    settings: LoaderSettings,
+    rng: random.Random,
+    *,
+    train: bool = True,  # False: whole and upright, with the brief caption
+) -> dict[str, Any]:  # image (size,size,3) uint8, brief, detailed, regions (list of `RegionItem`)
+    "One image of a batch"
     view = item_view(sample, settings, rng, train)
     if not view.plain and not pick_caption(sample, random.Random(0), turned=True): view = View()
     pixels = view_image(image, view, settings.size)
@@ -459,13 +476,20 @@ class RegionItem(NamedTuple):
     crop: np.ndarray | None  # (crop_size, crop_size, 3) uint8
 
 def region_crop(image: Image.Image, box, view: View, settings: LoaderSettings) -> np.ndarray | None:
-    "The original pixels of a box (fractions of the image), squashed to a square and turned like the view; None without `crop_size`"
+    "The original pixels of a box (fractions), squashed to a square and turned like the view; None without `crop_size`"
     if not settings.crop_size: return None
     crop = resize_image(crop_box(image, box, settings.crop_padding), settings.crop_size)
     return turn_pixels(crop, view)
 
 # %% ../../nbs/36_loader.ipynb #66cb5749
-def keep_regions(sample: Sample, image: Image.Image, view: View, *, settings: LoaderSettings, rng: random.Random) -> list[RegionItem]:
+def keep_regions(
+    sample: Sample,
+    image: Image.Image,  # RGB, the pixels of the sample
+    view: View,
+    *,
+    settings: LoaderSettings,
+    rng: random.Random,
+) -> list[RegionItem]:
     "Up to `max_regions` regions that are mostly in the view"
     if not sample.regions: return []
     extra = background_regions(sample.regions, view, settings.background, rng)
@@ -544,7 +568,7 @@ def starved_terms(batch: dict[str, Tensor], losses: Sequence[str]) -> list[str]:
 
 # %% ../../nbs/36_loader.ipynb #9bf19107
 class Loader:
-    "Batches of an epoch, resumable at any step; `pictures` is a list of `ImageCache` or `ShardImages`; each of `world` ranks reads its own share"
+    "Batches of an epoch, resumable at any step, of `ImageCache`s or `ShardImages`; each rank reads its own share"
     def __init__(self, pictures: list, tokenizer, settings: LoaderSettings, batch_size: int, mean, std,
                  seed: int = 0, rank: int = 0, world: int = 1, workers: int = 1):
         self.pictures = pictures
@@ -600,7 +624,7 @@ def _with_threads(loader: Loader, epoch: int, steps: range) -> Iterator[tuple[in
 # %% ../../nbs/36_loader.ipynb #c36cf290
 @patch
 def epoch(self: Loader, epoch: int, start: int = 0) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    "Batches from step `start` on, prepared by `workers`: processes for decoded images, threads for shards, whose faults are counted"
+    "Batches from step `start` on, prepared by `workers`: processes for decoded images, threads for shards"
     steps = range(start, len(self))
     decoded = all(isinstance(p, ImageCache) for p in self.pictures)
     can_fork = 'fork' in multiprocessing.get_all_start_methods()

@@ -32,7 +32,7 @@ class _Samples(Sequence):
 
 # %% ../../nbs/36b_stream.ipynb #ac5fb838
 class ShardImages:
-    "A reader's samples and images as the loader wants them: `.samples[i]`, `.image(i)` (RGB), read on demand; `.skipped` and `.report()`"
+    "A reader's samples and images, read on demand: `.samples[i]`, `.image(i)` (RGB), `.skipped` and `.report()`"
     def __init__(self,
         reader,  # of `data.shards`: `Shards` or `Records`
         side: int = 0,  # longest side of an image, pixels; 0: the original pixels
@@ -120,7 +120,8 @@ def get(self: ShardImages, i: int) -> tuple[Sample, Image.Image]:
             self._remember(j, sample, image)
         return sample, image
     name, fault = self.skipped[0]
-    raise GeoAlignError(f'None of the {len(self):,} samples can be read; the first is {name} ({fault}); download the shards again.')
+    raise GeoAlignError(f'None of the {len(self):,} samples can be read; the first is {name} ({fault}); '
+                        'download the shards again.')
 
 # %% ../../nbs/36b_stream.ipynb #9bb38439
 @patch
@@ -156,7 +157,8 @@ def report(self: ShardImages, names: int = 3) -> str:
 # %% ../../nbs/36b_stream.ipynb #71efbddf
 def epoch_steps(n: int, batch_size: int, world: int = 1) -> int:
     "Steps of an epoch of n samples, the same on every rank; raises `GeoAlignError` where there is not one"
-    if n < batch_size * world: raise GeoAlignError(f'There are {n:,} samples for {world} × {batch_size} in a step; lower batch_size.')
+    if n < batch_size * world:
+        raise GeoAlignError(f'There are {n:,} samples for {world} × {batch_size} in a step; lower batch_size.')
     return n // (batch_size * world)
 
 # %% ../../nbs/36b_stream.ipynb #17e0e053
@@ -167,10 +169,14 @@ def shard_order(
     together: int = 8,  # shards that are mixed
 ) -> np.ndarray:  # (n,), every index once
     "A random order that stays inside a few shards at a time"
-    rng, starts = np.random.default_rng([seed, epoch]), np.cumsum([0, *sizes])
+    rng = np.random.default_rng([seed, epoch])
+    starts = np.cumsum([0, *sizes])
     shards = rng.permutation(len(sizes))
-    groups = [shards[i:i+together] for i in range(0, len(shards), together)]
-    return np.concatenate([rng.permutation(np.concatenate([np.arange(starts[s], starts[s+1]) for s in g])) for g in groups])
+    order = []
+    for i in range(0, len(shards), together):
+        samples = [np.arange(starts[s], starts[s + 1]) for s in shards[i:i + together]]
+        order.append(rng.permutation(np.concatenate(samples)))
+    return np.concatenate(order)
 
 # %% ../../nbs/36b_stream.ipynb #b6c61c93
 def split_epoch(
@@ -186,8 +192,11 @@ def split_epoch(
     together: int = 8,
 ) -> np.ndarray:  # (steps, batch_size) indices
     "The batches of one rank; raises `GeoAlignError` for a rank that does not exist, or where there is no step"
-    if not (0 <= rank < world and 0 <= worker < workers): raise GeoAlignError(f'Rank {rank} of {world}, worker {worker} of {workers} does not exist; count from 0.')
-    if sizes is not None and sum(sizes) != n: raise GeoAlignError(f'The shards hold {sum(sizes):,} samples, not {n:,}; give the sizes of the same reader.')
+    if not (0 <= rank < world and 0 <= worker < workers):
+        raise GeoAlignError(f'Rank {rank} of {world}, worker {worker} of {workers} does not exist; count from 0.')
+    if sizes is not None and sum(sizes) != n:
+        raise GeoAlignError(f'The shards hold {sum(sizes):,} samples, not {n:,}; give the sizes of the same reader.')
     steps = epoch_steps(n, batch_size, world)
-    order = np.random.default_rng([seed, epoch]).permutation(n) if sizes is None else shard_order(sizes, seed, epoch, together)
+    if sizes is None: order = np.random.default_rng([seed, epoch]).permutation(n)
+    else: order = shard_order(sizes, seed, epoch, together)
     return order[:steps * world * batch_size].reshape(steps, world, batch_size)[worker::workers, rank]
