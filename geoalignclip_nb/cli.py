@@ -16,6 +16,14 @@ class _Parser(argparse.ArgumentParser):
         message = ' '.join(message.replace('argument ', '').split()).rstrip('.')
         self.exit(2, f'{self.prog}: {message}; see `{self.prog} --help`.\n')
 
+    def parse_args(self, args=None, namespace=None):
+        "As in argparse; words of `key=value` may also stand after a flag"
+        found, rest = self.parse_known_args(args, namespace)
+        words = [w for w in rest if not w.startswith('-') and hasattr(found, 'settings')]
+        if words != rest: self.error(f'unrecognized arguments: {" ".join(rest)}')
+        if words: found.settings = [*found.settings, *words]
+        return found
+
 # %% ../nbs/70_cli.ipynb #b6ade7bf
 def _one_box(
     row: str,  # "x1,y1,x2,y2"
@@ -105,8 +113,9 @@ def _ground(args):
 def _train(args):
     "`geoalign train`: one preset with changed settings, in this process or in several"
     from geoalignclip_nb.train.launch import train_words
-    folder = train_words([args.preset, *args.settings])
-    if folder: print(folder)  # where a launcher has started several, the first one speaks
+    out = [] if args.out is None else [f'out={args.out}']
+    folder = train_words([args.preset, *args.settings, *out])
+    if folder: print(folder)  # the first process prints it, where a launcher has started several
 
 # %% ../nbs/70_cli.ipynb #df85aa9a
 def _ablate(args):
@@ -280,7 +289,8 @@ def _models_flags(p): p.add_argument('pattern', metavar='PATTERN', nargs='?', de
 
 def _train_flags(p):
     p.add_argument('preset', metavar='PRESET', help='name of a preset, such as tiny')
-    p.add_argument('settings', metavar='key=value', nargs='*', help='settings that differ from the preset, such as stage1.epochs=2; out=FOLDER for the run, processes=N for ZeRO on N GPUs (also zero, accumulation, gather, checkpointing, fused)')
+    p.add_argument('settings', metavar='key=value', nargs='*', default=[], help='settings that differ from the preset, such as stage1.epochs=2; processes=N for ZeRO on N GPUs (also zero, accumulation, gather, checkpointing, fused)')
+    p.add_argument('--out', metavar='DIR', help='folder of the run (default: runs/PRESET)')
 
 _VERBS = dict(ground=(_ground, _ground_flags, 'show where phrases are in a picture'), models=(_models, _models_flags, 'list models, the bundled one first'),
               demo=(_demo, None, 'open the demo in a browser'), train=(_train, _train_flags, 'train a preset'),

@@ -14,8 +14,8 @@ ARROWS = {
     'scenes': ['core', 'things', 'truth'],
     'vision': ['core', 'pictures'],
     'losses.*': ['core', 'losses.*'],
-    'data.loader': ['core', 'data.*', 'scenes'],  # procedural scenes are one of its sources
-    'data.*': ['core', 'data.*'],
+    'data.loader': ['core', 'data.*', 'pictures', 'scenes'],  # procedural scenes are one of its sources
+    'data.*': ['core', 'data.*', 'pictures'],
     'architectures': ['core', 'text'],
     'model': ['architectures', 'checkpoints', 'text', 'vision', 'regions'],
     'ledger': ['architectures', 'model'],

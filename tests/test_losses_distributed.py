@@ -6,7 +6,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from geoalignclip_nb.losses.consistency import visual_consistency
-from geoalignclip_nb.losses.contrastive import DUPLICATES, chunked_info_nce, gather_with_grad, global_loss, rpa_loss
+from geoalignclip_nb.losses.contrastive import (
+    DUPLICATES, chunked_info_nce, gather_with_grad, global_loss, mean_over_ranks, rpa_loss)
 from geoalignclip_nb.losses.hard_negative import DIVIDE, hard_negative_loss
 from geoalignclip_nb.losses.objective import Objective
 
@@ -15,12 +16,15 @@ SPLITS = [(5, 0), (0, 4), (3, 4), (1, 1), (0, 0)]  # regions per rank
 
 
 def batch(counts, dtype, images=3, seed=0):
-    "The whole batch: raw inputs of a linear 'model', ids with repeats across ranks, negatives with owners; and the rank of every row"
+    "The whole batch: inputs of a linear model, ids that repeat across ranks, owners of negatives; rank of each row"
     g = torch.Generator().manual_seed(seed)
     b, k = images * WORLD, sum(counts)
-    new = lambda n: torch.randn(n, D, generator=g, dtype=torch.float64).to(dtype)
-    x = dict(image=new(b), brief=new(b), detailed=new(b), region=new(k), region_text=new(k), crop=new(k))
-    owner = torch.tensor([i for i in range(k) for _ in range((0, 3, 1)[i % 3])], dtype=torch.long)  # every third region has none
+    def new(n): return torch.randn(n, D, generator=g, dtype=torch.float64).to(dtype)
+    sizes = dict.fromkeys(('image', 'brief', 'detailed'), b)
+    sizes |= dict.fromkeys(('region', 'region_text', 'hna_text', 'crop'), k)
+    x = {name: new(n) for name, n in sizes.items()}
+    counts_of = torch.tensor([0, 3, 1])[torch.arange(k) % 3]  # every third region has no negatives
+    owner = torch.arange(k).repeat_interleave(counts_of)
     x['negative'] = new(len(owner))
     ids = dict(brief_id=torch.arange(b) % 4, detailed_id=torch.arange(b), region_text_id=torch.arange(k) % 3)
     rank = dict(image=torch.arange(b) // images, region=torch.arange(WORLD).repeat_interleave(torch.tensor(counts)))
@@ -30,9 +34,12 @@ def batch(counts, dtype, images=3, seed=0):
 def part(whole, mine):
     "The rows of one rank, owners counted from its own first region"
     x, ids, owner, rank = whole
-    rows_of = lambda k: rank[k if k in rank else 'region' if k.startswith(('region', 'crop')) else 'image'] == mine
+    def rows_of(name):
+        if name in rank: return rank[name] == mine
+        return rank['region' if name.startswith(('region', 'crop', 'hna')) else 'image'] == mine
     first = int((rank['region'] < mine).sum())
-    return {k: v[rows_of(k)] for k, v in x.items()}, {k: v[rows_of(k)] for k, v in ids.items()}, owner[rank['negative'] == mine] - first
+    own, own_ids = ({k: v[rows_of(k)] for k, v in table.items()} for table in (x, ids))
+    return own, own_ids, owner[rank['negative'] == mine] - first
 
 
 def gradients(loss_of, x, ids, owner, dtype):
@@ -40,25 +47,39 @@ def gradients(loss_of, x, ids, owner, dtype):
     g = torch.Generator().manual_seed(1)
     w = [torch.randn(D, D, generator=g, dtype=torch.float64).to(dtype).requires_grad_() for _ in 'iT']
     scales = [torch.tensor(v, dtype=dtype, requires_grad=True) for v in (1., 1.5, 2.)]
-    out = {k: v @ w[k in ('brief', 'detailed', 'region_text', 'negative')] for k, v in x.items()}
+    out = {k: v @ w[k in ('brief', 'detailed', 'region_text', 'hna_text', 'negative')] for k, v in x.items()}
     out.update(ids, negative_owner=owner, **dict(zip(('log_scale', 'log_scale_rpa', 'log_scale_hna'), scales)))
     loss = loss_of(out)
     return loss, torch.autograd.grad(loss, [*w, *scales], allow_unused=True, materialize_grads=True)
 
 
-def losses(gather):
-    o, nce = dict(gather=gather), lambda out: (out['region'], out['region_text'], out['log_scale_rpa'], out['region_text_id'])
+def contrastive_losses(duplicates, gather) -> dict:
+    o = dict(duplicates=duplicates, gather=gather)
+    def phrases(out): return out['region'], out['region_text'], out['log_scale_rpa'], out['region_text_id']
+    def captions(out): return out['image'], out['brief'], out['log_scale'], out['brief_id']
+    return {
+        f'global {duplicates}': lambda out: global_loss(*captions(out), **o),
+        f'rpa {duplicates}': lambda out: rpa_loss(*phrases(out), **o),
+        f'chunked rpa {duplicates}': lambda out: chunked_info_nce(*phrases(out), **o, chunk=2),
+        f'rpa without ids {duplicates}': lambda out: rpa_loss(*phrases(out)[:3], **o)}
+
+
+def objectives(gather) -> dict:
+    "Objectives whose terms are all gathered, or all of one process"
+    settings = {
+        'stage 1': dict(stage=1), 'stage 2': {}, 'stage 2 in strips': dict(chunk=2, htc=False),
+        'literal': dict(literal_total=True, duplicates='none', divide='all', shared_scale=True),
+        'contrast': dict(agreement='contrast'), 'rpa on its own': dict(rpa_gather=gather)}
+    return {name: Objective(gather=gather, **s) for name, s in settings.items()}
+
+
+def losses(gather) -> dict:
     found = {}
-    for d in DUPLICATES:
-        found[f'global {d}'] = lambda out, d=d: global_loss(out['image'], out['brief'], out['log_scale'], out['brief_id'], d, **o)
-        found[f'rpa {d}'] = lambda out, d=d: rpa_loss(*nce(out), d, **o)
-        found[f'chunked rpa {d}'] = lambda out, d=d: chunked_info_nce(*nce(out), d, **o, chunk=2)
-    for d in DIVIDE:
-        found[f'hna {d}'] = lambda out, d=d: hard_negative_loss(out['region'], out['region_text'], out['negative'], out['negative_owner'], out['log_scale_hna'], d, **o)
-    found['vic'] = lambda out: visual_consistency(out['region'], out['crop'], **o)
-    found['stage 1'] = lambda out: Objective(stage=1, **o)(**out)['total']
-    found['stage 2'] = lambda out: Objective(**o)(**out)['total']
-    found['stage 2 in strips'] = lambda out: Objective(chunk=2, htc=False, **o)(**out)['total']
+    for d in DUPLICATES: found |= contrastive_losses(d, gather)
+    def hard(out): return out['region'], out['hna_text'], out['negative'], out['negative_owner'], out['log_scale_hna']
+    for d in DIVIDE: found[f'hna {d}'] = lambda out, d=d: hard_negative_loss(*hard(out), divide=d, gather=gather)
+    found['vic'] = lambda out: visual_consistency(out['region'], out['crop'], gather=gather)
+    for name, o in objectives(gather).items(): found[name] = lambda out, o=o: o(**out)['total']
     return found
 
 
@@ -78,7 +99,8 @@ def equal_to_the_whole(rank, dtype, tolerance):
             got, grads = gradients(loss_of, *mine, dtype)
             assert abs(got - want) <= tolerance * max(abs(want), 1), f'{where}: {got} is not {want}'
             largest = max(g.abs().max() for g in want_grads)
-            for g, w in zip(averaged(grads), want_grads): assert (g - w).abs().max() <= tolerance * max(largest, 1e-3), f'{where}: gradients differ'
+            for g, w in zip(averaged(grads), want_grads):
+                assert (g - w).abs().max() <= tolerance * max(largest, 1e-3), f'{where}: gradients differ'
 
 
 def same_value_everywhere(rank):
@@ -110,26 +132,65 @@ def ragged_gather(rank):
 def under_ddp(rank):
     "The convention, with DistributedDataParallel itself"
     whole = batch((2, 3), torch.float64)
-    make = lambda: torch.nn.Linear(D, D, dtype=torch.float64)
-    torch.manual_seed(0); alone = make()
-    ddp = torch.nn.parallel.DistributedDataParallel(type(alone)(D, D, dtype=torch.float64))
+    torch.manual_seed(0)
+    alone = torch.nn.Linear(D, D, dtype=torch.float64)
+    ddp = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(D, D, dtype=torch.float64))
     ddp.module.load_state_dict(alone.state_dict())
     x, _, _ = part(whole, rank)
-    run = lambda net, x, gather: rpa_loss(*net(torch.cat([x['region'], x['crop']])).chunk(2), 1., gather=gather).backward()
+    def run(net, x, gather):
+        region, crop = net(torch.cat([x['region'], x['crop']])).chunk(2)
+        rpa_loss(region, crop, 1., gather=gather).backward()
     run(alone, whole[0], False)
     run(ddp, x, True)
-    for p, q in zip(alone.parameters(), ddp.module.parameters()): torch.testing.assert_close(q.grad, p.grad, rtol=1e-10, atol=1e-12)
+    for p, q in zip(alone.parameters(), ddp.module.parameters()):
+        torch.testing.assert_close(q.grad, p.grad, rtol=1e-10, atol=1e-12)
+
+
+def rpa_on_its_own(rank):
+    "One setting decides for RPA: per rank while the rest is gathered, and the other way round"
+    out, ids, owner = part(batch((3, 4), torch.float64), rank)
+    out = {**out, **ids, 'negative_owner': owner, 'log_scale': 1., 'log_scale_rpa': 1.5, 'log_scale_hna': 2.}
+    everywhere, alone = Objective(gather=True)(**out), Objective()(**out)
+    assert everywhere['rpa'] != alone['rpa'] and everywhere['htc'] != alone['htc']
+    for gather, rpa in ((True, False), (False, True)):
+        mixed = Objective(gather=gather, rpa_gather=rpa)(**out)
+        assert mixed['rpa'] == (everywhere if rpa else alone)['rpa']
+        for name in ('hna', 'vic', 'htc'): assert mixed[name] == (everywhere if gather else alone)[name]
+
+
+def without_gather_a_rank_is_alone(rank):
+    "The default of every loss sees the batch of its own rank"
+    x, ids, owner = part(batch((3, 4), torch.float64), rank)
+    hard = x['region'], x['hna_text'], x['negative'], owner
+    pairs = dict(region=x['region'], crop=x['crop'])
+    forms = {
+        'nce': lambda **o: rpa_loss(x['region'], x['region_text'], 1., ids['region_text_id'], **o),
+        'strips': lambda **o: chunked_info_nce(x['region'], x['region_text'], 1., ids['region_text_id'], chunk=2, **o),
+        'hna': lambda **o: hard_negative_loss(*hard, 1., **o), 'vic': lambda **o: visual_consistency(**pairs, **o),
+        'mean': lambda **o: mean_over_ranks(x['region'].sum(), len(x['region']), **o)}
+    for name, loss in forms.items():
+        assert loss() == loss(gather=False) != loss(gather=True), name
+
+
+def ids_on_one_rank_only(rank):
+    "A rank without ids counts its texts as different, and both ranks make the same exchanges"
+    a, b = torch.randn(2, 4, D, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    ids = torch.tensor([0, 0])
+    loss = rpa_loss(a[2 * rank:2 * rank + 2], b[2 * rank:2 * rank + 2], 1., ids if rank else None, gather=True)
+    torch.testing.assert_close(loss, rpa_loss(a, b, 1., torch.tensor([1, 2, 0, 0])))
 
 
 JOBS = (
     lambda r: equal_to_the_whole(r, torch.float64, 1e-10), lambda r: equal_to_the_whole(r, torch.float32, 1e-5),
-    same_value_everywhere, a_rank_without_a_graph_takes_part, ragged_gather, under_ddp)
+    same_value_everywhere, a_rank_without_a_graph_takes_part, ragged_gather, under_ddp,
+    rpa_on_its_own, ids_on_one_rank_only, without_gather_a_rank_is_alone)
 
 
 def worker(rank, meeting):
     torch.set_num_threads(1)
-    dist.init_process_group('gloo', init_method=f'file://{meeting}', rank=rank,  # a file, because a free port may be taken before it is used
-                            world_size=WORLD, timeout=datetime.timedelta(seconds=60))
+    # a file, because a free port may be taken before it is used
+    meet = dict(init_method=f'file://{meeting}', timeout=datetime.timedelta(seconds=60))
+    dist.init_process_group('gloo', rank=rank, world_size=WORLD, **meet)
     for job in JOBS: job(rank)
     dist.barrier()  # nobody leaves while the other still speaks
     dist.destroy_process_group()  # not after a failure: it would wait for the other rank

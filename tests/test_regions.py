@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from torchvision.ops import roi_align
 
 from geoalignclip_nb.core import GeoAlignError
-from geoalignclip_nb.regions import bilinear_at, crop_views, frame_boxes, grid_boxes, roi_by_hand, roi_features, sampling_points
+from geoalignclip_nb.regions import bilinear_at, frame_boxes, grid_boxes, roi_by_hand, roi_features, sampling_points
 
 
 def random_boxes(count, images, width, height, seed=0):
@@ -47,9 +47,8 @@ def test_points_are_symmetric_and_inside():
     ([2, 0, 0, 9, 9], 'image'), ([-1, 0, 0, 9, 9], 'image'), ([.5, 0, 0, 9, 9], 'image')])
 def test_bad_boxes_are_named(row, word):
     boxes = [[1, 0, 0, 9, 9], row]
-    for call in (lambda: roi_features(torch.randn(2, 3, 14, 14), boxes, (224, 224)), lambda: crop_views(torch.randn(2, 3, 224, 224), boxes, 8)):
-        with pytest.raises(GeoAlignError, match='Box 1') as e: call()
-        assert word in str(e.value)
+    with pytest.raises(GeoAlignError, match='Box 1') as e: roi_features(torch.randn(2, 3, 14, 14), boxes, (224, 224))
+    assert word in str(e.value)
 
 
 @pytest.mark.parametrize('boxes', [[0, 1, 2, 3, 4], [[1, 2, 3, 4]], [[0, 1], [1]], 'no boxes', [[0, 'a', 0, 1, 1]]])
@@ -82,7 +81,6 @@ def test_gradients_and_no_boxes():
     assert none.shape == (0, 3) and none.requires_grad
     none.sum().backward()
     assert dense.grad.abs().sum() == 0
-    assert crop_views(torch.zeros(2, 3, 9, 9), [], 4).shape == (0, 3, 4, 4)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
@@ -91,19 +89,3 @@ def test_float32_under_every_precision(dtype):
     with torch.autocast('cpu', dtype=torch.bfloat16): out = roi_features(dense.to(dtype), boxes, (112, 112))
     assert out.dtype == torch.float32
     torch.testing.assert_close(out, roi_features(dense.to(dtype).float(), boxes, (112, 112)))
-    assert crop_views(torch.rand(1, 3, 32, 32).to(dtype), [[0, 3, 4, 20, 30]], 8).dtype == dtype
-
-
-def test_crops_equal_one_by_one_and_whole_pixels():
-    images, boxes = torch.rand(3, 3, 50, 70), random_boxes(25, 3, 70, 50)
-    crops = crop_views(images, boxes, 16)
-    for crop, box in zip(crops, boxes): torch.testing.assert_close(crop, crop_views(images[int(box[0]):int(box[0]) + 1], [[0, *box[1:].tolist()]], 16)[0])
-    torch.testing.assert_close(crop_views(images, [[1, 10, 20, 26, 36]], 16)[0], images[1, :, 20:36, 10:26], atol=1e-5, rtol=0)
-    torch.testing.assert_close(crop_views(images, [[1, 10.0001, 20, 26.0001, 36]], 16)[0], images[1, :, 20:36, 10:26], atol=1e-5, rtol=0)
-    assert crop_views((images * 255).byte(), boxes, 4).dtype == torch.float32
-
-
-def test_crop_padding_widens_and_stops_at_the_edge():
-    images = torch.arange(64.).reshape(1, 1, 8, 8)
-    torch.testing.assert_close(crop_views(images, [[0, 2, 2, 6, 6]], 8, padding=.5)[0], images[0], atol=1e-3, rtol=0)
-    torch.testing.assert_close(crop_views(images, [[0, 0, 0, 8, 8]], 8, padding=3)[0], images[0], atol=1e-3, rtol=0)

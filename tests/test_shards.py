@@ -8,8 +8,8 @@ from PIL import Image
 
 from geoalignclip_nb.core import GeoAlignError, Region, Sample
 from geoalignclip_nb.data import records as R, shards as S
-from geoalignclip_nb.data.loader import Loader, LoaderSettings, Pictures, make_item, mentions_direction
-from geoalignclip_nb.data.stream import ShardPictures, epoch_steps, shard_order, split_epoch
+from geoalignclip_nb.data.loader import ImageCache, Loader, LoaderSettings, make_item, mentions_direction
+from geoalignclip_nb.data.stream import ShardImages, epoch_steps, shard_order, split_epoch
 from geoalignclip_nb.text import Tokenizer
 
 
@@ -44,7 +44,7 @@ def record(*texts, **extra) -> bytes: return json.dumps(dict(metadata=dict(patch
 
 def pairs(n: int, start: int = 0) -> list: return [m for i in range(start, start + n) for m in ((f'{i}.jpg', jpeg(i)), (f'{i}.json', record(f'field {i}')))]
 
-def opened(where, side: int = 16, max_bad: float = 1., parse=R.rsteller_sample, **k): return ShardPictures(S.Shards(where, parse), side, max_bad=max_bad, **k)
+def opened(where, side: int = 16, max_bad: float = 1., parse=R.rsteller_sample, **k): return ShardImages(S.Shards(where, parse), side, max_bad=max_bad, **k)
 
 
 # the two releases and the drafts before them
@@ -96,7 +96,7 @@ def test_windowed_reads_only(tmp_path, monkeypatch):
     reader, sizes = S.Shards(tar(tmp_path/'a.tar', pairs(50))), []
     true = S.Member.read
     monkeypatch.setattr(S.Member, 'read', lambda self: sizes.append(self.size) or true(self))
-    ShardPictures(reader, 8).arrays[30]
+    ShardImages(reader, 8).image(30)
     assert len(sizes) == 2 and sum(sizes) < os.path.getsize(tmp_path/'a.tar') / 20
 
 
@@ -117,15 +117,15 @@ def test_rsfg_records_beside_pictures(tmp_path, suffix):
     (tmp_path/'p').mkdir(); picture(1).save(tmp_path/'p/a.png'); picture(2).save(tmp_path/'p/b.png')
     rows = [rsfg(f_path='p/a.png', bbox_info=[box()], image_id=17), rsfg(f_path='p/b.png', short_caption='')]
     (tmp_path/f'r.{suffix}').write_text(json.dumps(rows) if suffix == 'json' else '\n\n'.join(map(json.dumps, rows)))
-    p = ShardPictures(S.open_shards(f'rsfg:{tmp_path}'), 16)
+    p = ShardImages(S.open_shards(f'rsfg:{tmp_path}'), 16)
     assert [s.brief for s in p.samples] == ['short', 'A long caption.'] and p.samples[0].id == '17' and p.samples[0].source_image_id == 'p/a.png'
-    assert (p.arrays[1] == Pictures([Sample(str(tmp_path/'p/b.png'))], 16).arrays[0]).all() and p.skipped == []
+    assert p.image(1) == ImageCache([Sample(str(tmp_path/'p/b.png'))], 16).image(0) and p.skipped == []
 
 def test_rsfg_faults_are_counted_one_by_one(tmp_path):
     picture(1).save(tmp_path/'a.jpg'); (tmp_path/'broken.jpg').write_bytes(jpeg()[:200]); (tmp_path.parent/'outside.jpg').write_bytes(jpeg())
     rows = [rsfg(), rsfg(f_path='gone.jpg'), rsfg(f_path='broken.jpg'), rsfg(f_path='../outside.jpg'), rsfg(caption='', short_caption=None), 5, rsfg(caption='last')]
     (tmp_path/'r.jsonl').write_text('\n'.join(map(json.dumps, rows)) + '\n{"f_path": "a.j')
-    p = ShardPictures(S.Records(tmp_path/'r.jsonl'), 16, max_bad=1.)
+    p = ShardImages(S.Records(tmp_path/'r.jsonl'), 16, max_bad=1.)
     assert [s.detailed for s in p.samples] == ['A long caption.'] + ['last'] * 6 + ['A long caption.']
     assert p.skipped == [('r.jsonl:2', 'missing picture'), ('r.jsonl:3', 'corrupt picture'), ('r.jsonl:4', 'missing picture'), ('r.jsonl:5', 'no caption'), ('r.jsonl:6', 'broken JSON'), ('r.jsonl:8', 'broken JSON')]
 
@@ -161,7 +161,7 @@ def test_shapes_of_negatives(value, expected): assert R.parse_region(box(**value
 
 def test_dropped_boxes_are_counted_once_per_sample(tmp_path):
     p = opened(tar(tmp_path/'a.tar', [('1.jpg', jpeg()), ('1.json', json.dumps(rsfg(bbox_info=[box(), box(bbox=[1, 0, 0, 1])])).encode())]), parse=R.rsfg_sample)
-    for _ in range(3): p.recent.clear(); p.arrays[0]
+    for _ in range(3): p.recent.clear(); p.image(0)
     assert p.dropped == 1 and '1 boxes without area or words dropped' in p.report()
 
 
@@ -172,7 +172,7 @@ def test_corrupt_picture_gives_its_place_to_the_next(tmp_path):
     members[2] = ('1.jpg', members[2][1][:300]); members[8] = ('4.jpg', b'no picture')
     p = opened(tar(tmp_path/'a.tar', members))
     assert [s.id for s in p.samples] == ['0', '2', '2', '3', '0'] and len(p) == 5
-    assert (p.arrays[1] == p.arrays[2]).all() and (p.arrays[4] == p.arrays[0]).all()
+    assert p.image(1) == p.image(2) and p.image(4) == p.image(0)
     assert p.skipped == [('a.tar:1', 'corrupt picture'), ('a.tar:4', 'corrupt picture')]
     assert p.report() == '5 of 5 samples seen; left out: 2 corrupt picture (a.tar:1, a.tar:4).'
 
@@ -259,13 +259,13 @@ def test_share_of_missing_halves_stops_at_once(tmp_path):
     assert len(opened(where, max_bad=.1)) == 9
 
 def test_nothing_readable_ends(tmp_path):
-    with pytest.raises(GeoAlignError, match='None of the 5 samples'): opened(faulty(tmp_path/'a.tar', 5, range(5))).arrays[3]
+    with pytest.raises(GeoAlignError, match='None of the 5 samples'): opened(faulty(tmp_path/'a.tar', 5, range(5))).image(3)
 
 def test_bad_samples_are_counted_once_and_tried_once(tmp_path, monkeypatch):
     p, tried = opened(faulty(tmp_path/'a.tar', 6, [2])), []
     true = S.Shards.read
     monkeypatch.setattr(S.Shards, 'read', lambda self, i: tried.append(i) or true(self, i))
-    for _ in range(3): p.recent.clear(); list(p.arrays)
+    for _ in range(3): p.recent.clear(); list(p.samples)
     assert tried.count(2) == 1 and p.skipped == [('a.tar:2', 'corrupt picture')] and p.seen == 6
 
 
@@ -310,7 +310,7 @@ def equal(a, b): return a.keys() == b.keys() and all((a[k] == b[k]).all() for k 
 def test_the_loader_sees_no_difference(tmp_path):
     S.write_shards(samples(9), tmp_path, 4, kind='rsfg')
     reader = S.open_shards(f'rsfg:{tmp_path}')
-    lazy, memory = loader([ShardPictures(reader, 24)]), loader([Pictures(list(reader), 24)])
+    lazy, memory = loader([ShardImages(reader, 24)]), loader([ImageCache(list(reader), 24)])
     assert len(lazy) == len(memory) == 2 and all(equal(a, b) for (_, a), (_, b) in zip(lazy.epoch(3), memory.epoch(3)))
 
 def test_resume_equals_the_rest_even_with_faults(tmp_path):
@@ -322,7 +322,7 @@ def test_resume_equals_the_rest_even_with_faults(tmp_path):
 
 def test_threads_count_right(tmp_path):
     p = opened(faulty(tmp_path/'a.tar', 30, [5, 6, 20]))
-    threads = [threading.Thread(target=lambda: list(p.arrays)) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: list(p.samples)) for _ in range(4)]
     for t in threads: t.start()
     for t in threads: t.join()
     assert (p.seen, p.bad, len(p.skipped)) == (30, 3, 3) and len(p.recent) <= 64
@@ -335,27 +335,27 @@ def test_words_of_direction_are_not_said_of_a_turned_view(regions):
     rsfg_ = R.rsfg_sample(rsfg(caption='A field. A barn stands at the top.', short_caption='a field', bbox_info=[box(short_expr='the left barn', short_expr_negs={'0': 'the right barn'}), box(long_expr='A barn at the top.')] * regions))[0]
     for s in (rsteller, rsfg_):
         for seed in range(40):
-            item = make_item(s, np.zeros((64, 64, 3), np.uint8), LoaderSettings(size=16, regions=regions, detailed=True, plain_share=0., min_area=.95), random.Random(seed))
-            said = [item['brief'], item['detailed'], *(t for _, text, negatives, _ in item['regions'] for t in (text, *negatives))]
+            item = make_item(s, Image.new('RGB', (64, 64)), LoaderSettings(size=16, regions=regions, detailed=True, plain_share=0., min_area=.95), random.Random(seed))
+            said = [item['brief'], item['detailed'], *(t for r in item['regions'] for t in (r.text, r.hna_text, *r.negatives))]
             assert not any(map(mentions_direction, said)), said
 
 
 def test_a_picture_with_nothing_else_to_say_is_shown_whole():
-    s, array = R.rsteller_sample(dict(annotations=[dict(text='a barn in the upper left')]))[0], np.arange(64*64*3).reshape(64, 64, 3).astype(np.uint8)
-    whole = make_item(s, array, LoaderSettings(size=64), random.Random(0), train=False)
+    s, image = R.rsteller_sample(dict(annotations=[dict(text='a barn in the upper left')]))[0], picture(0, (64, 60))
+    whole = make_item(s, image, LoaderSettings(size=64), random.Random(0), train=False)
     for seed in range(20):
-        item = make_item(s, array, LoaderSettings(size=64), random.Random(seed))
+        item = make_item(s, image, LoaderSettings(size=64), random.Random(seed))
         assert item['brief'] == s.captions[0] and (item['image'] == whole['image']).all()
 
 def test_two_sources_side_by_side(tmp_path):
     S.write_shards(samples(4), tmp_path/'a', 4); S.write_shards(samples(4, 10), tmp_path/'b', 4, kind='rsfg')
-    l = loader([ShardPictures(S.open_shards(f'rsteller:{tmp_path}/a'), 24), ShardPictures(S.open_shards(f'rsfg:{tmp_path}/b'), 24)], batch=8)
+    l = loader([ShardImages(S.open_shards(f'rsteller:{tmp_path}/a'), 24), ShardImages(S.open_shards(f'rsfg:{tmp_path}/b'), 24)], batch=8)
     batch = l.batch(0, 0)
     assert len(batch['images']) == 8 and 0 < len(batch['boxes']) <= 4
 
 def test_memory_holds_the_last_few_only(tmp_path):
     p = opened(tar(tmp_path/'a.tar', pairs(90)))
-    for i in range(90): p.arrays[i]
+    for i in range(90): p.image(i)
     assert len(p.recent) == 64
 
 def test_spec(tmp_path, monkeypatch):

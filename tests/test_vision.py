@@ -4,14 +4,16 @@ import struct
 import zlib
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from open_clip.model import CLIP, CustomTextCLIP
 from PIL import Image
+from timm import create_model
 
 from geoalignclip_nb.core import GeoAlignError
-from geoalignclip_nb.pictures import read_tiff, stretch_to_8bit
+from geoalignclip_nb.pictures import crop_box, pixel_box, read_tiff, resize_image, stretch_to_8bit
 from geoalignclip_nb.vision import Preprocess, encode_image, load_image, resize_positions, value_only
 
 RNG = np.random.default_rng(0)
@@ -130,7 +132,70 @@ def test_reduced_jpeg(tmp_path):
 def test_plain_tiffs_are_left_to_pillow(): assert read_tiff(tiff(COLOUR, more={262: 2})) is None and read_tiff(b'') is None
 
 
+# ---- crops and resizes ---------------------------------------------------------------------------------------------------
+
+def noise(width, height, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@settings(max_examples=150, deadline=None)
+@given(x=st.floats(-.5, 1), y=st.floats(-.5, 1), w=st.floats(1e-6, 1.5), h=st.floats(1e-6, 1.5), padding=st.floats(0, 2),
+       width=st.integers(1, 90), height=st.integers(1, 90))
+def test_a_crop_holds_the_pixels_that_the_box_touches(x, y, w, h, padding, width, height):
+    x1, y1, x2, y2 = pixel_box((x, y, x + w, y + h), width, height, padding)
+    assert 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height
+    for low, high, first, last, side in ((x, x + w, x1, x2, width), (y, y + h, y1, y2, height)):
+        low, high = (low - padding * (high - low)) * side, (high + padding * (high - low)) * side
+        if low >= side or high <= 0: continue  # outside: the pixel at the edge
+        assert first <= max(low, 0) + 2e-3 and last >= min(high, side) - 2e-3  # nothing is missing
+        assert first > low - 1 - 2e-3 or first == 0
+        assert last < high + 1 + 2e-3 or last == side or last == first + 1
+
+
+def test_a_crop_from_pixel_numbers_is_exact():
+    image = noise(300, 170)
+    for k in range(200):
+        r = np.random.default_rng(k)
+        x1, y1 = int(r.integers(0, 299)), int(r.integers(0, 169))
+        x2, y2 = int(r.integers(x1 + 1, 301)), int(r.integers(y1 + 1, 171))
+        crop = crop_box(image, (x1 / 300, y1 / 170, x2 / 300, y2 / 170))
+        assert np.array_equal(np.asarray(crop), np.asarray(image)[y1:y2, x1:x2])
+    assert crop_box(image, (.25, .25, .75, .75), .5).size == (300, 170) == crop_box(image, (-1, -1, 2, 2)).size
+    assert crop_box(image, (100 / 300, 0, 120 / 300, 1), .25).size == (30, 170)
+
+
+def test_one_resize():
+    image = noise(200, 100)
+    assert resize_image(image, 50).size == (50, 50) and resize_image(image, (30, 20)).size == (30, 20)
+    for window in (None, (0, 0, 1, 1), (0., 0., 1., 1.)):
+        want = image.resize((64, 64), Image.BICUBIC, reducing_gap=3.0)
+        assert np.array_equal(np.asarray(resize_image(image, 64, window)), np.asarray(want))
+    bilinear = image.resize((9, 9), Image.BILINEAR, (20, 50, 120, 75))
+    assert np.array_equal(np.asarray(resize_image(image, 9, (.1, .5, .6, .75), 'bilinear', None)), np.asarray(bilinear))
+    assert np.array_equal(np.asarray(Preprocess(64).picture(image)), np.asarray(resize_image(image, 64)))
+
+
+def test_streams_are_images():
+    data = png(COLOUR)
+    assert np.array_equal(np.asarray(load_image(io.BytesIO(data))), COLOUR)
+    with pytest.raises(GeoAlignError, match='The picture is damaged'): load_image(io.BytesIO(data[:-40]))
+    with pytest.raises(GeoAlignError, match='not a picture'): load_image(io.BytesIO(b'text'))
+
+
 # ---- frames --------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('size, width, height', [(224, 333, 500), (224, 500, 333), (97, 640, 481), (64, 64, 64), (32, 33, 32), (224, 100, 37), (16, 999, 20),
+                                                 (50, 51, 50), (50, 53, 50), (7, 1, 30), (1, 5, 9), (48, 1300, 700)])
+def test_shortest_is_open_clips_transform(size, width, height):
+    "To the bit, and boxes go where the pixels go"
+    theirs = open_clip.image_transform(size, is_train=False, resize_mode='shortest', interpolation='bicubic')
+    ours = Preprocess(size, 'shortest')
+    image = noise(width, height)
+    assert torch.equal(ours(image), theirs(image))
+    x1, y1, x2, y2 = ours.frame(width, height)
+    assert (x2 - x1, y2 - y1) == ours.resized(width, height) and {v % 1 for v in (x1, y1, x2, y2)} == {0}
+
+
 
 @settings(max_examples=80, deadline=None)
 @given(w=st.integers(1, 3000), h=st.integers(1, 3000), s=st.integers(1, 300), mode=st.sampled_from(['squash', 'longest', 'shortest']))
@@ -220,6 +285,41 @@ def test_value_only_is_the_diagonal_mask():
     x = torch.randn(2, 7, 64)
     mask = torch.full((7, 7), float('-inf')).fill_diagonal_(0)
     torch.testing.assert_close(value_only(block, x), block(x, attn_mask=mask), atol=1e-5, rtol=0)
+
+
+def prefixed(name='test_vit2', **settings):
+    "A timm tower of open_clip with other settings of `timm.create_model`"
+    clip = timm(name, 'avg')
+    torch.manual_seed(1)
+    clip.visual.trunk = create_model(name, num_classes=0, **settings).eval()
+    for p in clip.visual.trunk.parameters(): torch.nn.init.normal_(p, std=.2)
+    return clip
+
+
+PREFIXES = {'cls and 3 registers': dict(class_token=True, reg_tokens=3), 'registers outside the table': dict(class_token=True, reg_tokens=3, no_embed_class=True),
+            'cls outside the table': dict(class_token=True, reg_tokens=0, no_embed_class=True), 'no prefix': dict(class_token=False, reg_tokens=0)}
+
+
+@pytest.mark.parametrize('settings', PREFIXES.values(), ids=PREFIXES)
+@pytest.mark.parametrize('h, w', [(160, 160), (64, 96)])
+def test_timm_prefixes(settings, h, w):
+    "The picture's vector is timm's own at every size; a cell is what the head says of a token that attends to itself alone"
+    clip, x = prefixed(**settings), torch.randn(2, 3, h, w)
+    v, t = clip.visual, clip.visual.trunk
+    theirs = create_model('test_vit2', num_classes=0, dynamic_img_size=True, **settings).eval()
+    theirs.load_state_dict(t.state_dict())
+    prefix, seen = t.num_prefix_tokens, []
+    hook = theirs.blocks[-1].register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    with torch.no_grad():
+        expected = v.head(theirs.forward_head(theirs.forward_features(x)))
+        cls, dense = encode_image(clip, x)
+        hook.remove()
+        patches = seen[0][:, prefix:]
+        alone = theirs.blocks[-1](patches.reshape(-1, 1, patches.shape[-1])).reshape(patches.shape)  # each token in a sequence of its own
+        cells = v.head(theirs.fc_norm(theirs.norm(alone)))
+    torch.testing.assert_close(cls, expected, atol=1e-4, rtol=1e-4)
+    assert dense.shape[2:] == (h // 16, w // 16)
+    torch.testing.assert_close(dense.flatten(2).transpose(1, 2), cells, atol=1e-4, rtol=1e-4)
 
 
 def test_positions():

@@ -8,15 +8,16 @@ import torch
 import torch.distributed as dist
 
 from geoalignclip_nb.core import GeoAlignError
-from geoalignclip_nb.data.loader import LoaderSettings, Pictures, collate, make_item
-from geoalignclip_nb.losses.contrastive import info_nce, unit
-from geoalignclip_nb.losses.objective import Objective
+from geoalignclip_nb.data.loader import ImageCache, LoaderSettings, collate, make_item
+from geoalignclip_nb.losses.contrastive import l2_normalize
+from geoalignclip_nb.losses.objective import Objective, with_htc
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.scenes import make_scenes
-from geoalignclip_nb.train.engine import make_optimizer, train_step
+from geoalignclip_nb.train.engine import StepOptions, make_optimizer, train_step
 from geoalignclip_nb.train.presets import StageSettings
+from geoalignclip_nb.train import engine as train_engine
 from geoalignclip_nb.train import zero, zero_runs
-from geoalignclip_nb.train.zero import init_zero, join_ranks, zero_step
+from geoalignclip_nb.train.zero import ZeroOptions, init_zero, join_ranks, zero_step
 from geoalignclip_nb.train.zero_runs import load_zero, save_zero
 
 PICTURES, LR, STEPS = 8, 1e-4, 3
@@ -29,8 +30,8 @@ def blocks(n): return [range(i, i + PICTURES // n) for i in range(0, PICTURES, P
 def batches(model, split, parts, seed=0):
     "The whole batch, and the same pictures in `parts` batches; `split` names the pictures without regions"
     settings = LoaderSettings(size=64, crop_size=32, detailed=True, regions=True, max_negatives=3)
-    pictures = Pictures(make_scenes(PICTURES, seed=3 + seed, size=96), 96)
-    items = [make_item(s, a, settings, random.Random(i)) for i, (s, a) in enumerate(zip(pictures.samples, pictures.arrays))]
+    pictures = ImageCache(make_scenes(PICTURES, seed=3 + seed, size=96), 96)
+    items = [make_item(s, pictures.image(i), settings, random.Random(i)) for i, s in enumerate(pictures.samples)]
     for i in SPLITS[split] or (): items[i]['regions'] = []
     make = lambda rows: collate([items[i] for i in rows], model.tokenizer, settings, model.preprocess.mean, model.preprocess.std)
     return make(range(PICTURES)), [make(b) for b in blocks(parts)]
@@ -38,7 +39,7 @@ def batches(model, split, parts, seed=0):
 
 def masked_nce(a, b, log_scale, ids, block):
     "Symmetric InfoNCE in which rows of other blocks and identical texts are no negatives, a mean over all rows, spelled out"
-    a, b, scale = unit(a.float()), unit(b.float()), log_scale.exp()
+    a, b, scale = l2_normalize(a.float()), l2_normalize(b.float()), log_scale.exp()
     keep = (block[:, None] == block[None]) & ((ids[:, None] != ids[None]) | torch.eye(len(a), dtype=torch.bool))
     logits = (scale * a @ b.T).masked_fill(~keep, -torch.inf)
     rows = logits.logsumexp(1) + logits.logsumexp(0) - 2 * logits.diagonal()
@@ -53,8 +54,10 @@ def block_objective(boxes, n):
         with torch.autocast('cpu', enabled=False):
             parts = plain(**out)
             parts['rpa'] = masked_nce(out['region'], out['region_text'], out['log_scale_rpa'], out['region_text_id'], region)
-            parts['htc'] = sum(masked_nce(out['image'], out[k], out['log_scale'], out[f'{k}_id'], image) for k in ('brief', 'detailed'))
-        return {**parts, 'total': sum(plain.weights[k] * parts[k] for k in plain.names)}
+            for k in ('brief', 'detailed'):
+                parts[f'htc_{k}'] = masked_nce(out['image'], out[k], out['log_scale'], out[f'{k}_id'], image)
+        return with_htc(parts) | {'total': sum(plain.weights[k] * parts[k] for k in plain.names)}
+    objective.max_log_scale = plain.max_log_scale
     return objective
 
 
@@ -62,13 +65,14 @@ def one_process(model, whole, objective, precision, steps=STEPS, lr=LR):
     "Steps of the engine page on the whole batch"
     model, losses = copy.deepcopy(model).train(), []
     optimizer = make_optimizer(model, StageSettings())
-    for _ in range(steps): losses.append(train_step(model, whole, objective, optimizer, lr, 1., precision))
+    for _ in range(steps): losses.append(train_step(model, whole, objective, optimizer, StepOptions(lr, 1., precision)))
     return model, losses
 
 
 def zero_engine(model, precision, accumulation=1, stage=2, checkpointing=False, batch=PICTURES):
     world = dist.get_world_size() if dist.is_initialized() else 1
-    return init_zero(copy.deepcopy(model).train(), StageSettings(batch_size=batch // world // accumulation), stage, precision, accumulation, checkpointing, device='cpu')
+    options = ZeroOptions(stage, accumulation, checkpointing=checkpointing)
+    return init_zero(copy.deepcopy(model).train(), StageSettings(batch_size=batch // world // accumulation), options, precision, device='cpu')
 
 
 def differences(model, split, gather, precision, accumulation=1, stage=2, checkpointing=False):
@@ -153,19 +157,19 @@ def no_space(*args, **kwargs): raise OSError(28, 'No space left on device')
 def ill(folder, rank) -> list:
     "The same command three times: a measurement that fails on rank 0; a loss that is not finite on rank 1; a log that cannot be written. What is said, and the newest checkpoint"
     run = lambda: [said(lambda: zero_runs.train_zero('debug', {'stage1.epochs': '2', 'stage1.evaluate_epochs': '1', 'checkpoint_steps': '1'}, out=folder)), zero_runs.newest(folder/'stage1').name]
-    measure, step, add = zero_runs.measure, zero_runs.zero_step, zero_runs.Log.add
+    measure, step, add = train_engine.measure, zero_runs.zero_step, train_engine.Log.add
 
     def broken(*args): raise RuntimeError('no memory is left')
     def poisoned(engine, batches, *rest):
         if rank: batches = [{**b, 'images': b['images'] * float('nan')} for b in batches]
         return step(engine, batches, *rest)
-    zero_runs.measure = broken
+    train_engine.measure = broken
     found = [run()]
-    zero_runs.measure, zero_runs.zero_step = measure, poisoned
+    train_engine.measure, zero_runs.zero_step = measure, poisoned
     found.append(run())
-    zero_runs.zero_step, zero_runs.Log.add = step, no_space
+    zero_runs.zero_step, train_engine.Log.add = step, no_space
     found.append(run())
-    zero_runs.Log.add = add
+    train_engine.Log.add = add
     return found
 
 
@@ -176,7 +180,7 @@ def checkpoints(folder):
     folder, told = Path(folder), {}
     model = GeoAlignCLIP.create('geoalign-debug')
     _, parts = batches(model, 'unequal', world)
-    step = lambda engine: zero_step(engine, parts[rank], Objective(gather=True), LR)
+    step = lambda engine: zero_step(engine, [parts[rank]], Objective(gather=True), LR)
 
     engine = zero_engine(model, 'bf16')
     for i in range(2): step(engine)
@@ -192,7 +196,7 @@ def checkpoints(folder):
     told['resumed'] = [step(again) == straight, all(torch.equal(p, after[k]) for k, p in again.module.named_parameters())]
 
     bad = {**parts[rank], 'images': parts[rank]['images'] * (float('nan') if rank else 1)}
-    told['bad'] = said(lambda: zero_step(again, bad, Objective(gather=True), LR))
+    told['bad'] = said(lambda: zero_step(again, [bad], Objective(gather=True), LR))
     told['untouched'] = all(torch.equal(p, after[k]) for k, p in again.module.named_parameters())
     again.destroy()
 

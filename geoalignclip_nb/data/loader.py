@@ -51,6 +51,7 @@ def _dataset(name: str, part: str, seed: int) -> list[Sample]:
     raise GeoAlignError(f"Source '{name}' is unknown; choose rsicd, ucm, rsod, vedai, dior-rsvg or scenes, "
                         'or shards of rsteller or rsfg for training.')
 
+# %% ../../nbs/36_loader.ipynb #435c2ba8
 def open_source(spec: str, seed: int = 0) -> list[Sample]:
     "Samples of rsicd, ucm, rsod, vedai, dior-rsvg (part = split) or scenes (part = how many); another source raises `GeoAlignError`"
     if '-' in spec.partition(':')[2] and not re.search(r'\w-(fit|held)(?![^@*])', spec):
@@ -80,6 +81,7 @@ def pixel_file(path: str | Path, side: int, folder: Path) -> Path:
     name = hashlib.sha256('|'.join(map(str, key)).encode('utf-8', 'surrogatepass')).hexdigest()
     return folder/name[:2]/f'{name[2:40]}.rgb'
 
+# %% ../../nbs/36_loader.ipynb #4a1173d9
 def write_pixels(file: Path, image: Image.Image):
     "Write an RGB image as plain bytes, under a temporary name first"
     data = image.tobytes()
@@ -113,6 +115,7 @@ def _image_name(sample: Sample) -> str | int:
     "Samples with the same name show the same image"
     return str(sample.image) if isinstance(sample.image, (str, Path)) else id(sample.image)
 
+# %% ../../nbs/36_loader.ipynb #e4ffa28e
 class ImageCache:
     "Original pixels of the samples' images; `.samples` holds the readable ones, `.skipped` (id, fault) of the others"
     def __init__(self,
@@ -145,6 +148,7 @@ def _decode(self: ImageCache, sample: Sample) -> Image.Image:
     width, height = (max(1, round(v * self.side / longest)) for v in image.size)
     return resize_image(image, (width, height))
 
+# %% ../../nbs/36_loader.ipynb #352a2799
 @patch
 def _keep(self: ImageCache, file: Path, image: Image.Image) -> bool:
     "Write pixels where the disk has room for them"
@@ -185,17 +189,6 @@ def read(self: ImageCache, sample: Sample) -> Image.Image:  # RGB, original size
 def image(self: ImageCache, i: int) -> Image.Image:  # RGB, see `read`
     "Pixels of sample `i`"
     return self.read(self.samples[i])
-
-class _Images(Sequence):
-    "The images of a cache one after the other, read when asked for"
-    def __init__(self, cache): self.cache = cache
-    def __len__(self): return len(self.cache)
-    def __getitem__(self, i):
-        if isinstance(i, slice): return [self.cache.image(k) for k in range(*i.indices(len(self)))]
-        return self.cache.image(range(len(self))[i])
-
-@patch(as_prop=True)
-def arrays(self: ImageCache): return _Images(self)
 
 Pictures = ImageCache
 
@@ -313,6 +306,7 @@ def word_overlap(a: str, b: str) -> float:
     b_words = set(re.findall(r'\w+', b.lower()))
     return len(a_words & b_words) / max(1, len(a_words | b_words))
 
+# %% ../../nbs/36_loader.ipynb #7c9d8eae
 def negative_base(region: Region, negative: str) -> str:
     "The text of a region that a hard negative was made from: 'phrase' or 'description'"
     if not (region.phrase and region.text): return 'phrase' if region.phrase else 'description'
@@ -334,6 +328,7 @@ def sibling_phrases(region: Region, siblings: list[Region]) -> list[str]:
     others = {r.phrase for r in siblings if r.category != region.category}
     return sorted(others - {region.phrase, ''})
 
+# %% ../../nbs/36_loader.ipynb #dff4d7c1
 def negative_groups(region: Region, siblings: list[Region], *, turned: bool) -> dict[str, list[str]]:
     "Hard negatives by the text that they belong to, 'phrase' and 'description'; without groups that are empty or lack their positive"
     groups = dict(phrase=[], description=[])
@@ -353,6 +348,7 @@ class RegionTexts(NamedTuple):
     hna_text: str  # Eq. 3's positive, the text that `negatives` were made from; `text` where there are none
     negatives: list[str]
 
+# %% ../../nbs/36_loader.ipynb #521fbcfd
 def region_words(region: Region, siblings: list[Region], rng: random.Random, *, settings: LoaderSettings, turned: bool) -> RegionTexts:
     "Texts of a region; in a turned or cut view none that speaks of direction"
     texts = dict(phrase=region.phrase, description=region.text)
@@ -388,6 +384,7 @@ def background_region(regions: list[Region], rng: random.Random, window=(0, 0, 1
             return Region((x, y, x + side, y + side), rng.choice(BACKGROUND), category='background')
     return None
 
+# %% ../../nbs/36_loader.ipynb #9a0a0ae9
 def background_regions(regions: list[Region], view: View, number: float, rng: random.Random) -> list[Region]:
     "`number` background boxes of a view, fewer where there is no room; the fraction of `number` is the chance of one more"
     found = []
@@ -405,6 +402,7 @@ def item_view(sample: Sample, settings: LoaderSettings, rng: random.Random, trai
         if rng.random() < settings.plain_share: return View()
     return random_view(rng, settings.min_area)
 
+# %% ../../nbs/36_loader.ipynb #e4f0dc83
 def _box_areas(boxes: np.ndarray) -> np.ndarray:
     sides = (boxes[:, 2:] - boxes[:, :2]).clip(0)
     return sides[:, 0] * sides[:, 1]
@@ -435,6 +433,7 @@ def view_texts(sample: Sample, view: View, narrow: bool, caption: str) -> ViewTe
     detailed = sample.detailed if view.plain else without_direction(sample.detailed)
     return ViewTexts(caption, detailed or caption)
 
+# %% ../../nbs/36_loader.ipynb #37351404
 def make_item(sample: Sample, image: Image.Image, settings: LoaderSettings, rng: random.Random, *, train: bool = True) -> dict[str, Any]:
     "One image of a batch: image (size,size,3) uint8, texts, kept regions; shown whole where no text is true of the view"
     view = item_view(sample, settings, rng, train)
@@ -465,6 +464,7 @@ def region_crop(image: Image.Image, box, view: View, settings: LoaderSettings) -
     crop = resize_image(crop_box(image, box, settings.crop_padding), settings.crop_size)
     return turn_pixels(crop, view)
 
+# %% ../../nbs/36_loader.ipynb #66cb5749
 def keep_regions(sample: Sample, image: Image.Image, view: View, *, settings: LoaderSettings, rng: random.Random) -> list[RegionItem]:
     "Up to `max_regions` regions that are mostly in the view"
     if not sample.regions: return []
@@ -505,6 +505,7 @@ def collate(items: list[dict[str, Any]], tokenizer, settings: LoaderSettings, me
     if settings.regions: batch |= collate_regions(items, tokenizer, settings, mean, std)
     return batch
 
+# %% ../../nbs/36_loader.ipynb #0d5022ee
 def _ids(tokenizer, texts: list[str]) -> Tensor:  # (N,L)
     return tokenizer(texts) if texts else torch.zeros(0, 3, dtype=torch.long)
 
@@ -596,6 +597,7 @@ def _with_threads(loader: Loader, epoch: int, steps: range) -> Iterator[tuple[in
             if step + loader.workers < len(loader): jobs.append(pool.submit(loader.batch, epoch, step + loader.workers))
             yield step, batch
 
+# %% ../../nbs/36_loader.ipynb #c36cf290
 @patch
 def epoch(self: Loader, epoch: int, start: int = 0) -> Iterator[tuple[int, dict[str, Tensor]]]:
     "Batches from step `start` on, prepared by `workers`: processes for decoded images, threads for shards, whose faults are counted"

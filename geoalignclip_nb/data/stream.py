@@ -19,17 +19,18 @@ from .records import BadSample
 from ..pictures import load_image, resize_image
 
 # %% ../../nbs/36b_stream.ipynb #c4f3c70d
-class _Column(Sequence):
-    "Samples (part 0) or images (part 1) of `ShardImages`, read when asked for"
-    def __init__(self, owner, part: int): self.owner, self.part = owner, part
+class _Samples(Sequence):
+    "The samples of `ShardImages`, read when asked for"
+    def __init__(self, owner): self.owner = owner
 
     def __len__(self) -> int: return len(self.owner)
 
     def __getitem__(self, i):
         wanted = range(len(self))[i]
-        if isinstance(i, slice): return [self.owner.get(j)[self.part] for j in wanted]
-        return self.owner.get(wanted)[self.part]
+        if isinstance(i, slice): return [self.owner.get(j)[0] for j in wanted]
+        return self.owner.get(wanted)[0]
 
+# %% ../../nbs/36b_stream.ipynb #ac5fb838
 class ShardImages:
     "A reader's samples and images as the loader wants them: `.samples[i]`, `.image(i)` (RGB), read on demand; `.skipped` and `.report()`"
     def __init__(self,
@@ -49,8 +50,7 @@ class ShardImages:
         self.state = np.zeros(len(reader), np.uint8)  # 0: not seen, 1: good, 2: broken
         self.recent = OrderedDict()
         self.lock = threading.Lock()
-        self.samples = _Column(self, 0)
-        self.arrays = _Column(self, 1)
+        self.samples = _Samples(self)
         self._check_share(len(self.skipped), len(self.skipped) + len(reader))
 
     def __len__(self) -> int: return len(self.reader)
@@ -102,6 +102,7 @@ def _remember(self: ShardImages, i: int, sample: Sample, image: Image.Image):
     def pixels(): return sum(kept.width * kept.height for _, kept in self.recent.values())
     while len(self.recent) > 64 or len(self.recent) > 1 and pixels() > RECENT_PIXELS: self.recent.popitem(last=False)
 
+# %% ../../nbs/36b_stream.ipynb #186ae26a
 @patch
 def get(self: ShardImages, i: int) -> tuple[Sample, Image.Image]:
     "Sample i, or the next readable one after it; raises `GeoAlignError` where too many are broken, or all"
@@ -121,6 +122,7 @@ def get(self: ShardImages, i: int) -> tuple[Sample, Image.Image]:
     name, fault = self.skipped[0]
     raise GeoAlignError(f'None of the {len(self):,} samples can be read; the first is {name} ({fault}); download the shards again.')
 
+# %% ../../nbs/36b_stream.ipynb #9bb38439
 @patch
 def image(self: ShardImages, i: int) -> Image.Image:  # RGB
     "Image of `samples[i]`"

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from geoalignclip_nb.data.loader import LoaderSettings, View, collate, view_image
+from geoalignclip_nb.data.loader import LoaderSettings, RegionItem, View, collate, region_crop, view_image
 from geoalignclip_nb.regions import roi_features
 from geoalignclip_nb.scenes import make_scenes
 from geoalignclip_nb.text import text_tower
@@ -42,14 +42,15 @@ def records(n: int, seed: int, size: int, crop_size: int, model) -> dict:
     if len(scenes) < n: raise SystemExit(f'Only {len(scenes)} of {n} scenes hold two regions; choose another seed.')
     phrases, sentences = sorted({r.phrase for r in words}), sorted({r.text for r in words})
     for s in scenes:
-        array, regions = np.asarray(s.image.convert('RGB')), []
+        image, regions = s.image.convert('RGB'), []
         for r in rng.sample(s.regions, min(len(s.regions), rng.randint(2, SLOTS))):
             short = rng.random() < .5
             text, others = (r.phrase, phrases) if short else (r.text, sentences)
             near = [] if short else [t for t, _ in r.negatives]
             near += rng.sample([t for t in others if t != text and t not in near], NEGATIVES)
-            regions.append((r.box, text, near[:NEGATIVES], view_image(array, View(tuple(np.clip(r.box, 0, 1))), crop_size)))
-        items.append(dict(image=view_image(array, View(), size), brief=s.brief, detailed=s.detailed, regions=regions))
+            crop = region_crop(image, r.box, View(), LoaderSettings(crop_size=crop_size))
+            regions.append(RegionItem(np.array(r.box), text, text, near[:NEGATIVES], crop))
+        items.append(dict(image=view_image(image, View(), size), brief=s.brief, detailed=s.detailed, regions=regions))
     settings = LoaderSettings(size=size, crop_size=crop_size, detailed=True, regions=True)
     return collate(items, model.tokenizer, settings, model.preprocess.mean, model.preprocess.std)
 
