@@ -147,6 +147,7 @@ CHOICES = dict(
     class_vectors=('mean', 'rs5m'),
     text_head=('auto', 'short', 'long'))
 
+# %% ../nbs/70_cli.ipynb #8649563c
 def _choice_flag(p, name: str, help: str, *more: str):
     "A flag with choices, the first of them its default"
     flag = '--' + name.replace('_', '-')
@@ -165,6 +166,7 @@ def _settings_flags(p):
                    help="an option of the data set's reader; may be repeated")
     p.add_argument('--no-cache', action='store_true', help='do not keep image vectors')
 
+# %% ../nbs/70_cli.ipynb #ad8d1549
 def _bench_settings(args):
     "Flags as `bench.evaluation.Settings`"
     from geoalignclip_nb.bench.evaluation import Settings
@@ -204,6 +206,7 @@ def _print_result(r: dict):
     lines = [f'left out: {n:,} × {why}' for why, n in r['skipped'].items()] + r['notes'] + [r['counts']]
     for line in lines: print(f'  {line}')
 
+# %% ../nbs/70_cli.ipynb #7e8426c1
 def _bench_flags(p):
     p.add_argument('task', metavar='TASK', help=', '.join(CHOICES['task']))
     p.add_argument('--dataset', metavar='NAME', required=True, help='such as rsicd, ucm, vhr10, siri-whu; folder or coco for your own')

@@ -503,3 +503,109 @@ def test_recalls_are_the_same_under_autocast():
     text, owner = unit(np.repeat(image, 5, 0) + rng.normal(size=(1500, 16)) * .3).astype(np.float32), np.repeat(np.arange(300), 5)
     want = metrics.retrieval_metrics(image, text, owner)
     with torch.autocast('cpu', torch.bfloat16): assert metrics.retrieval_metrics(image, text, owner) == want
+
+
+# Protocols of others
+
+def test_skyscript_merges_captions_and_accepts_every_image_that_has_one():
+    "Both images have the first caption; strictly each of them wins half of the ties, merged both are right"
+    prefix = retrieval.SKYSCRIPT_PREFIX
+    assert prefix == 'a satellite image. '
+    table = {prefix + 'red': RED, prefix + 'blue': BLUE, 'red': RED, 'blue': BLUE}
+    samples = [picture(RED, RED, id='a', captions=['red', 'red']), picture(RED, RED, id='b', captions=['red', 'blue'])]
+    strict = retrieval.evaluate_retrieval(colours(table), samples)
+    embed = colours(table)
+    merged = retrieval.evaluate_retrieval(embed, samples, 'skyscript')
+    assert sorted(embed.model.texts) == [prefix + 'blue', prefix + 'red']
+    assert (strict.n, strict.n_texts, merged.n, merged.n_texts) == (2, 4, 2, 2)
+    assert merged.metrics['i2t_r1'] == 100 and merged.metrics['t2i_r1'] == pytest.approx(75)  # 'blue' ties between two images
+    assert strict.metrics['i2t_r1'] == pytest.approx(100 * (2/3 + 1/3) / 2) and strict.metrics['t2i_r1'] == 50
+    assert merged.ci95.keys() == merged.metrics.keys()
+
+
+def test_merged_hits_equal_a_double_loop():
+    rng = np.random.default_rng(4)
+    image, text = rng.normal(size=(7, 5)), rng.normal(size=(9, 5))
+    right = rng.random((7, 9)) < .3
+    right[np.arange(7), np.arange(7)] = right[0, 7:] = True
+    got = retrieval.merged_hits(image, text, right, ks=(1, 3))
+    scores = image @ text.T
+    for j, k in enumerate((1, 3)):
+        assert got.i2t[:, j].tolist() == [float(right[i, np.argsort(-scores[i])[:k]].any()) for i in range(7)]
+        assert got.t2i[:, j].tolist() == [float(right[np.argsort(-scores[:, u])[:k], u].any()) for u in range(9)]
+    assert all(right[i, u] for u, i in enumerate(got.owner))
+
+
+class Unnormalized:
+    "An embedder whose texts have lengths of their own"
+    table = {'a': [3., 0.], 'b': [0., 1.], 'c': [0., 2.]}
+    def texts(self, texts, normalize=True):
+        vectors = torch.tensor([self.table[t] for t in texts])
+        return torch.nn.functional.normalize(vectors, dim=-1) if normalize else vectors
+
+
+def test_class_vectors_of_rs5m_by_hand():
+    "Mean before and after the vectors are brought to unit length: (3, 1) / √10 against (1, 1) / √2"
+    classes = dict(x=['a', 'b'], y=['c'])
+    assert torch.allclose(region.class_vectors(Unnormalized(), classes, 'plain')[0], torch.tensor([1., 1.]) / 2**.5)
+    assert torch.allclose(region.class_vectors(Unnormalized(), classes, 'plain', 'rs5m')[0], torch.tensor([3., 1.]) / 10**.5)
+    with pytest.raises(GeoAlignError, match='average of class vectors'): region.class_vectors(Unnormalized(), classes, 'plain', 'median')
+
+
+def test_vectors_before_normalization_have_the_same_direction():
+    embed = Embedder(GeoAlignCLIP.create('geoalign-debug', seed=0))
+    raw = embed.texts(['a plane', 'a ship', 'a plane'], normalize=False)
+    assert torch.equal(raw[0], raw[2]) and (raw.norm(dim=1) - 1).abs().min() > .01
+    assert torch.allclose(torch.nn.functional.normalize(raw, dim=-1), embed.texts(['a plane', 'a ship', 'a plane']), atol=1e-6)
+
+
+# One embedder
+
+def test_crops_of_training_ablation_and_command_line_are_equal(tmp_path, monkeypatch):
+    "One box, three callers, the same vector to 1e-6; wide images, so that a squashed copy would show"
+    from geoalignclip_nb.bench import embeddings, evaluation, runs, validation
+    from geoalignclip_nb.data.loader import ImageCache
+    from geoalignclip_nb.scenes import make_scenes
+    from geoalignclip_nb.study import ablation
+    monkeypatch.setenv('GEOALIGN_CACHE', str(tmp_path/'cache'))
+    model, samples = GeoAlignCLIP.create('geoalign-debug', seed=0), []
+    for i, s in enumerate(make_scenes(3, size=256)):
+        wide = s.image.resize((512, 256))
+        wide.save(tmp_path/f'{i}.png')
+        samples.append(Sample(str(tmp_path/f'{i}.png'), s.brief, id=str(i), regions=s.regions, captions=[s.brief]))
+    caught, real = [], embeddings._crop
+    monkeypatch.setattr(embeddings, '_crop', lambda *a: caught.append(real(*a).vectors) or real(*a))
+    images = ImageCache(samples)
+    size = model.preprocess.size
+    evaluation.evaluate(model, evaluation.BenchSet('x', '', samples, ablation.short_classes(samples)), 'region_classification', evaluation.Settings(view='crop', precision='fp32'))
+    ablation.measure_row(model, {'x': images}, ablation.InputSizes(size, size), 'fp32')
+    embed = validation.Embedder(model, precision='fp32', size=size, read=images.read)
+    embed.boxes(images.samples, [[r.box for r in s.regions] for s in images.samples], 'crop')
+    assert len(caught) >= 4 and all(torch.allclose(v, caught[0], atol=1e-6) for v in caught)
+    box, image = samples[0].regions[0].box, Image.open(samples[0].image).convert('RGB')
+    x1, y1, x2, y2 = (v * n for v, n in zip(box, (512, 256) * 2))
+    cut = image.crop((int(np.floor(x1 + 1e-3)), int(np.floor(y1 + 1e-3)), int(np.ceil(x2 - 1e-3)), int(np.ceil(y2 - 1e-3))))
+    assert torch.allclose(caught[0][0], model.encode_image([cut])[0], atol=1e-5)
+
+
+def test_validation_gives_the_numbers_of_the_evaluators(tmp_path, monkeypatch):
+    from geoalignclip_nb.bench.validation import validate
+    from geoalignclip_nb.data.loader import ImageCache
+    from geoalignclip_nb.scenes import make_scenes
+    monkeypatch.setenv('GEOALIGN_CACHE', str(tmp_path))
+    model, samples = GeoAlignCLIP.create('geoalign-debug', seed=0), make_scenes(4, size=128)
+    got, embed = validate(model, ImageCache(samples), 64, 'fp32'), Embedder(model, precision='fp32', size=64)
+    assert {k: got[k] for k in ('i2t_r1', 'mean_recall')} == {k: retrieval.evaluate_retrieval(embed, samples).metrics[k] for k in ('i2t_r1', 'mean_recall')}
+    assert got['near_miss_acc1'] == fine.evaluate_hard_negatives(embed, samples, text='any').metrics['acc1']
+    assert got['n_regions'] == sum(len(s.regions) for s in samples) and 'region_acc1' in got
+    assert 'region_acc1' not in validate(model, ImageCache([Sample(s.image, s.brief, id=s.id) for s in samples]), 64, 'fp32')
+
+
+def test_unknown_words_are_noted_once_with_a_count(recwarn):
+    model = GeoAlignCLIP.from_pretrained('geoalign-tiny')
+    samples = [picture(RED, GREEN, id=str(i), captions=['a zeppelin', f'a quokka {i}', 'a plane']) for i in range(4)]
+    embed = Embedder(model, batch=2)
+    got = retrieval.evaluate_retrieval(embed, samples)
+    note, = [n for n in got.notes if 'never saw' in n]
+    assert note.startswith('5 of 6 distinct texts') and 'zeppelin' in note and 'quokka' in note
+    assert not [w for w in recwarn if 'never saw' in str(w.message)]

@@ -237,6 +237,7 @@ def test_sentences_of_74_and_79_tokens_are_near_each_other(fg):
     from geoalignclip_nb.bench.embeddings import Embedder
     s, model = fg
     torch.nn.init.normal_(model.long['text_projection'])  # heads as different as trained ones
+    with torch.no_grad(): model.long['positional_embedding'].copy_(stretch_positions(model.clip.positional_embedding))
     one, two = 'plane ' * 72, 'plane ' * 72 + 'tank ship pool field road'
     assert [len(model.tokenizer([t])[0]) for t in (one, two)] == [74, 79]
     alone = [Embedder(model).texts([t])[0] for t in (one, two)]
