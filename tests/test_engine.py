@@ -1,4 +1,4 @@
-"Training: presets, resume, refusal, logs"
+"Training: resume, refusal, logs"
 import json
 import math
 import os
@@ -10,12 +10,13 @@ import time
 import pytest
 import torch
 
-from geoalignclip_nb.core import GeoAlignError, assets_dir
+from geoalignclip_nb.core import GeoAlignError
 from geoalignclip_nb.data.loader import ImageCache, LoaderSettings, Loader, open_source
 from geoalignclip_nb.losses.objective import Objective
 from geoalignclip_nb.model import GeoAlignCLIP
-from geoalignclip_nb.train import engine, recipe
+from geoalignclip_nb.train import engine, recipe, run_folder
 from geoalignclip_nb.train.presets import StageSettings, load_preset
+from geoalignclip_nb.train.run_folder import Progress, Vocabulary, load_checkpoint
 
 
 @pytest.fixture(scope='module')
@@ -27,24 +28,13 @@ def loader_for(model, pictures, batch=4, **settings):
     return Loader([pictures], model.tokenizer, s, batch, model.preprocess.mean, model.preprocess.std)
 
 
-@pytest.mark.parametrize('path', sorted((assets_dir()/'presets').glob('*.toml')), ids=lambda p: p.stem)
-def test_every_preset_loads_and_makes_one_step(path, pictures):
-    "At its own sizes, with random weights; a batch of one picture and one region, so that the largest fits"
-    preset = load_preset(path.stem)
-    model = GeoAlignCLIP.create(preset.model)
-    for stage, part in ((1, preset.stage1), (2, preset.stage2)):
-        loader = loader_for(model, pictures, batch=1, size=part.size, crop_size=part.crop_size, regions=stage == 2, detailed=stage == 2, max_regions=1)
-        values = engine.train_step(model, loader.batch(0, 0), engine.stage_objective(part, stage), engine.make_optimizer(model, part), part.lr, precision=preset.precision)
-        assert all(math.isfinite(v) for v in values.values())
-
-
 def test_a_loss_that_is_not_finite_leaves_the_weights(pictures):
     model = GeoAlignCLIP.create('geoalign-tiny')
     batch = loader_for(model, pictures).batch(0, 0)
     batch['images'][0, 0, 0, 0] = float('nan')
     before = model.clip.visual.proj.detach().clone()
     with pytest.raises(GeoAlignError, match='not finite'):
-        engine.train_step(model, batch, Objective(stage=2), engine.make_optimizer(model, engine.StageSettings()), 1e-3)
+        engine.train_step(model, batch, Objective(stage=2), engine.make_optimizer(model, engine.StageSettings()), engine.StepOptions(1e-3))
     assert torch.equal(before, model.clip.visual.proj)
 
 
@@ -52,7 +42,7 @@ def test_temperatures_learn_under_bf16(pictures):
     model = GeoAlignCLIP.create('geoalign-tiny')
     optimizer, loader = engine.make_optimizer(model, engine.StageSettings()), loader_for(model, pictures)
     before = [float(p) for p in (model.clip.logit_scale, model.log_scale_rpa, model.log_scale_hna)]
-    for step in range(2): engine.train_step(model, loader.batch(0, step), Objective(stage=2), optimizer, 1e-4)
+    for step in range(2): engine.train_step(model, loader.batch(0, step), Objective(stage=2), optimizer, engine.StepOptions(1e-4, precision='bf16'))
     after = [float(p) for p in (model.clip.logit_scale, model.log_scale_rpa, model.log_scale_hna)]
     assert all(a != b for a, b in zip(after, before)) and model.log_scale_rpa.dtype == torch.float32
 
@@ -97,40 +87,14 @@ def test_log_survives_a_line_cut_in_half(tmp_path):
 
 def test_model_card_holds_only_logged_numbers():
     preset = load_preset('debug')
-    card = recipe.model_card(preset, [dict(stage=1, step=1, total=1., seconds=3600., images=8, regions=0)], 10)
-    assert '1 step of 8 pictures' in card and '1.00 h of steps' in card and 'Stage 2' not in card.split('## Settings')[0]
+    words = Vocabulary(torch.zeros(9, dtype=torch.bool), torch.arange(9) < 5)
+    card = recipe.model_card(preset, [dict(stage=1, step=1, total=1., seconds=3600., images=8, regions=0)], words)
+    assert '1 step of 8 images' in card and '5 of the 9 tokens are known' in card and '1.00 h of steps' in card and 'Stage 2' not in card.split('## Settings')[0]
 
 
 def test_real_captions_reach_the_loader(real_data):
     pictures = ImageCache(open_source('ucm:val')[:6], side=96)
     assert len(pictures) == 6 and all(len(s.captions) == 5 for s in pictures.samples)
-
-
-def test_bad_overrides_name_the_nearest_setting():
-    with pytest.raises(GeoAlignError, match="stage2.batch_size"): load_preset('tiny', {'stage2.batchsize': '3'})
-    with pytest.raises(GeoAlignError, match='no int'): load_preset('tiny', {'seed': 'x'})
-    with pytest.raises(GeoAlignError, match='debug, paper-b16'): load_preset('nothing')
-
-
-def test_settings_are_json(tmp_path):
-    recipe.train_preset('debug', out=tmp_path, quiet=True)
-    assert json.loads((tmp_path/'settings.json').read_text())['stage1']['batch_size'] == 8
-
-
-def test_a_base_gives_what_a_preset_does_not_say():
-    large, base = load_preset('paper-l14-336'), load_preset('paper-b16')
-    assert (large.stage1.size, base.stage1.size) == (336, 224) and large.init == 'ViT-L-14-336-quickgelu.openai'
-    assert (large.stage2.lr, large.stage2.weight_decay, large.stage2.warmup, large.stage2.epochs) == (1e-6, 1e-3, 50, 5)  # paper section 5.1
-
-
-def test_a_preset_that_is_no_toml_is_one_sentence(tmp_path):
-    (tmp_path/'mine.toml').write_text('model = ')
-    with pytest.raises(GeoAlignError, match='mine.toml is no TOML'): load_preset(str(tmp_path/'mine.toml'))
-
-
-def test_reports_are_checked_before_training(tmp_path):
-    with pytest.raises(GeoAlignError, match='unknown'): recipe.train_preset('debug', dict(report='papyrus'), out=tmp_path, quiet=True)
-    assert not (tmp_path/'latest.pt').exists()
 
 
 def test_a_run_starts_from_given_weights_and_leaves_tables(tmp_path):
@@ -146,21 +110,26 @@ def test_a_run_starts_from_given_weights_and_leaves_tables(tmp_path):
 
 def test_stage_2_may_change_while_stage_1_runs():
     old = json.loads(json.dumps({'seed': 0, 'stage1': {'lr': 1e-4}, 'stage2': {'lr': 1e-6}}))
-    assert recipe.same_run(old, old | {'stage2': {'lr': 1.}}, 1) and not recipe.same_run(old, old | {'stage2': {'lr': 1.}}, 2)
-    assert not recipe.same_run(old, old | {'stage1': {'lr': 1.}}, 1) and recipe.same_run(old, old | {'report': []}, 2)
+    assert recipe.is_compatible(old, old | {'stage2': {'lr': 1.}}, 1) and not recipe.is_compatible(old, old | {'stage2': {'lr': 1.}}, 2)
+    assert not recipe.is_compatible(old, old | {'stage1': {'lr': 1.}}, 1) and recipe.is_compatible(old, old | {'report': []}, 2)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    "The sentence holds the reason of the operating system, not PyTorch's source line"
     model, preset = GeoAlignCLIP.create('geoalign-debug'), load_preset('debug')
-    write = lambda step: engine.save_checkpoint(tmp_path/'latest.pt', model, engine.make_optimizer(model, preset.stage1), 1, step, preset, torch.zeros(1, dtype=torch.bool))
+    words = Vocabulary(torch.zeros(1, dtype=torch.bool), torch.zeros(1, dtype=torch.bool))
+    optimizer = engine.make_optimizer(model, preset.stage1)
+    def write(step): run_folder.save_checkpoint(tmp_path/'latest.pt', model, optimizer, Progress(1, step, words), {})
     write(8)
     before = (tmp_path/'latest.pt').read_bytes()
 
     def save(state, file):
-        with open(file, 'wb') as f: f.write(b'half of it')
-        raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(engine.torch, 'save', save)
-    with pytest.raises(GeoAlignError, match='free some space'): write(9)
+        file.write(b'half of it')
+        try: raise OSError(28, 'No space left on device')
+        except OSError: raise RuntimeError('[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598')
+    monkeypatch.setattr(torch, 'save', save)
+    with pytest.raises(GeoAlignError, match=r'\(No space left on device\).*free some space') as e: write(9)
+    assert 'enforce' not in str(e.value)
     assert (tmp_path/'latest.pt').read_bytes() == before
     assert not [p.name for p in tmp_path.iterdir() if 'tmp' in p.name or p.name.startswith('.')]
 
@@ -179,8 +148,7 @@ def test_a_loss_that_becomes_nan_keeps_the_last_good_checkpoint(tmp_path, monkey
         return real(model, batch, *rest)
     monkeypatch.setattr(engine, 'train_step', poisoned)
     with pytest.raises(GeoAlignError, match='not finite'): recipe.train_preset('debug', {'checkpoint_steps': '1'}, out=tmp_path, quiet=True)
-    state = engine.load_checkpoint(tmp_path/'latest.pt')
-    assert state['step'] == 2 and all(v.isfinite().all() for v in state['model'].values() if v.is_floating_point())
+    assert load_checkpoint(tmp_path/'latest.pt').progress.step == 2  # it refuses weights that are not finite
 
 
 def test_both_stages_train_from_shards(tmp_path, monkeypatch):
@@ -213,5 +181,5 @@ def test_wandb_gets_every_number_of_the_log(tmp_path, monkeypatch):
     wandb.finish()
     file, = tmp_path.glob('wandb/offline-run-*/*.wandb')
     written = file.read_bytes()
-    for name, value in {k: v for r in rows for k, v in recipe.numbers_of(r).items()}.items(): assert name.encode() in written and str(value).encode() in written, name
+    for name, value in {k: v for r in rows for k, v in recipe.scalar_metrics(r).items()}.items(): assert name.encode() in written and str(value).encode() in written, name
     assert b'stage1/step' in written and b'stage2/step' in written

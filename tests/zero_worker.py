@@ -9,14 +9,15 @@ import torch.distributed as dist
 
 from geoalignclip_nb.core import GeoAlignError
 from geoalignclip_nb.data.loader import ImageCache, LoaderSettings, collate, make_item
-from geoalignclip_nb.losses.contrastive import info_nce, l2_normalize
+from geoalignclip_nb.losses.contrastive import l2_normalize
 from geoalignclip_nb.losses.objective import Objective, with_htc
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.scenes import make_scenes
-from geoalignclip_nb.train.engine import make_optimizer, train_step
+from geoalignclip_nb.train.engine import StepOptions, make_optimizer, train_step
 from geoalignclip_nb.train.presets import StageSettings
+from geoalignclip_nb.train import engine as train_engine
 from geoalignclip_nb.train import zero, zero_runs
-from geoalignclip_nb.train.zero import init_zero, join_ranks, zero_step
+from geoalignclip_nb.train.zero import ZeroOptions, init_zero, join_ranks, zero_step
 from geoalignclip_nb.train.zero_runs import load_zero, save_zero
 
 PICTURES, LR, STEPS = 8, 1e-4, 3
@@ -64,13 +65,14 @@ def one_process(model, whole, objective, precision, steps=STEPS, lr=LR):
     "Steps of the engine page on the whole batch"
     model, losses = copy.deepcopy(model).train(), []
     optimizer = make_optimizer(model, StageSettings())
-    for _ in range(steps): losses.append(train_step(model, whole, objective, optimizer, lr, 1., precision))
+    for _ in range(steps): losses.append(train_step(model, whole, objective, optimizer, StepOptions(lr, 1., precision)))
     return model, losses
 
 
 def zero_engine(model, precision, accumulation=1, stage=2, checkpointing=False, batch=PICTURES):
     world = dist.get_world_size() if dist.is_initialized() else 1
-    return init_zero(copy.deepcopy(model).train(), StageSettings(batch_size=batch // world // accumulation), stage, precision, accumulation, checkpointing, device='cpu')
+    options = ZeroOptions(stage, accumulation, checkpointing=checkpointing)
+    return init_zero(copy.deepcopy(model).train(), StageSettings(batch_size=batch // world // accumulation), options, precision, device='cpu')
 
 
 def differences(model, split, gather, precision, accumulation=1, stage=2, checkpointing=False):
@@ -155,20 +157,59 @@ def no_space(*args, **kwargs): raise OSError(28, 'No space left on device')
 def ill(folder, rank) -> list:
     "The same command three times: a measurement that fails on rank 0; a loss that is not finite on rank 1; a log that cannot be written. What is said, and the newest checkpoint"
     run = lambda: [said(lambda: zero_runs.train_zero('debug', {'stage1.epochs': '2', 'stage1.evaluate_epochs': '1', 'checkpoint_steps': '1'}, out=folder)), zero_runs.newest(folder/'stage1').name]
-    measure, step, add = zero_runs.measure, zero_runs.zero_step, zero_runs.Log.add
+    measure, step, add = train_engine.measure, zero_runs.zero_step, train_engine.Log.add
 
     def broken(*args): raise RuntimeError('no memory is left')
     def poisoned(engine, batches, *rest):
         if rank: batches = [{**b, 'images': b['images'] * float('nan')} for b in batches]
         return step(engine, batches, *rest)
-    zero_runs.measure = broken
+    train_engine.measure = broken
     found = [run()]
-    zero_runs.measure, zero_runs.zero_step = measure, poisoned
+    train_engine.measure, zero_runs.zero_step = measure, poisoned
     found.append(run())
-    zero_runs.zero_step, zero_runs.Log.add = step, no_space
+    zero_runs.zero_step, train_engine.Log.add = step, no_space
     found.append(run())
-    zero_runs.Log.add = add
+    train_engine.Log.add = add
     return found
+
+
+class Overflow(torch.autograd.Function):
+    "A finite value with an infinite gradient"
+    @staticmethod
+    def forward(ctx, x): return x.clone()
+    @staticmethod
+    def backward(ctx, g): return g * float('inf')
+
+
+def overflowing(objective):
+    "The same objective, whose first part has a gradient that is not finite"
+    real = type(objective).__call__
+
+    class Steep(type(objective)):
+        def __call__(self, **out):
+            parts = real(self, **out)
+            return parts | {self.names[0]: Overflow.apply(parts[self.names[0]])}
+    objective.__class__ = Steep
+    return objective
+
+
+def vocabulary_run(folder, rank) -> bool:
+    "Stage II from geoalign-tiny, resumed after its first epoch; whether the untouched token rows stay to the bit"
+    settings = {'init': 'geoalign-tiny', 'model': 'geoalign-tiny', 'precision': 'fp32', 'stage1.epochs': '1', 'stage2.lr': '1e-3', 'checkpoint_steps': '1'}
+    measure = train_engine.measure
+
+    def stopped(backend, run, *rest):
+        if run.number == 2: raise GeoAlignError('stopped')
+        return measure(backend, run, *rest)
+    train_engine.measure = stopped
+    said(lambda: zero_runs.train_zero('debug', settings, out=folder))
+    train_engine.measure = measure
+    made = GeoAlignCLIP.from_pretrained(zero_runs.train_zero('debug', settings, out=folder))
+    start = GeoAlignCLIP.from_pretrained('geoalign-tiny')
+    tables = [m.clip.token_embedding.weight for m in (start, made)]
+    changed = (tables[0].half() != tables[1].half()).any(1)
+    rare = start.known_tokens & ~changed
+    return bool((start.known_tokens & ~made.known_tokens).sum() == 0) and int(rare.sum()) > 2000
 
 
 def checkpoints(folder):
@@ -178,7 +219,7 @@ def checkpoints(folder):
     folder, told = Path(folder), {}
     model = GeoAlignCLIP.create('geoalign-debug')
     _, parts = batches(model, 'unequal', world)
-    step = lambda engine: zero_step(engine, parts[rank], Objective(gather=True), LR)
+    step = lambda engine: zero_step(engine, [parts[rank]], Objective(gather=True), LR)
 
     engine = zero_engine(model, 'bf16')
     for i in range(2): step(engine)
@@ -194,9 +235,14 @@ def checkpoints(folder):
     told['resumed'] = [step(again) == straight, all(torch.equal(p, after[k]) for k, p in again.module.named_parameters())]
 
     bad = {**parts[rank], 'images': parts[rank]['images'] * (float('nan') if rank else 1)}
-    told['bad'] = said(lambda: zero_step(again, bad, Objective(gather=True), LR))
+    told['bad'] = said(lambda: zero_step(again, [bad], Objective(gather=True), LR))
     told['untouched'] = all(torch.equal(p, after[k]) for k, p in again.module.named_parameters())
+    steep = Objective(gather=True)
+    if rank == 1: steep = overflowing(steep)
+    told['overflow'] = said(lambda: zero_step(again, [parts[rank]], steep, LR))
+    told['untouched by overflow'] = all(torch.equal(p, after[k]) for k, p in again.module.named_parameters())
     again.destroy()
+    told['vocabulary'] = vocabulary_run(folder/'tiny', rank)
 
     clamped = zero_engine(model, 'bf16')
     with torch.no_grad():

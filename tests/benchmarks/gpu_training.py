@@ -40,9 +40,9 @@ from geoalignclip_nb.core import assets_dir, default_device, write_beside
 from geoalignclip_nb.losses.objective import Objective
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.train.cost import TEXTS, distinct_lengths, step_flops
-from geoalignclip_nb.train.engine import compile_blocks, make_optimizer, train_step
+from geoalignclip_nb.train.engine import StepOptions, compile_blocks, make_optimizer, train_step
 from geoalignclip_nb.train.presets import StageSettings
-from geoalignclip_nb.train.zero import deepspeed_module, init_zero, zero_step
+from geoalignclip_nb.train.zero import ZeroOptions, deepspeed_module, init_zero, zero_step
 from step_forms import records
 
 FORMS = 'plain', 'compiled', 'zero', 'zero-compiled'
@@ -92,9 +92,11 @@ def stepper(form, model, a, stage, device, texts=True) -> tuple:  # (function of
     if 'compiled' in form: compile_blocks(model, ragged=stage == 2, texts=texts)
     if 'zero' not in form:
         optimizer = make_optimizer(model, settings)
-        return partial(train_step, model, objective=objective, optimizer=optimizer, lr=LR), 'AdamW of PyTorch', lambda: None
-    engine = init_zero(model, settings, 2, checkpointing=form == 'zero', fused=device == 'cuda', device=device)
-    return partial(zero_step, engine, objective=objective, lr=LR), type(engine.basic_optimizer).__name__ + ' under ZeRO-2', engine.destroy
+        options = StepOptions(LR, precision='bf16')
+        return partial(train_step, model, objective=objective, optimizer=optimizer, options=options), 'AdamW of PyTorch', lambda: None
+    engine = init_zero(model, settings, ZeroOptions(checkpointing=form == 'zero', fused=device == 'cuda'), device=device)
+    def step(batch): return zero_step(engine, [batch], objective, LR)
+    return step, type(engine.basic_optimizer).__name__ + ' under ZeRO-2', engine.destroy
 
 
 def measure(arch, size, stage, form, made, a, device, texts=True) -> dict:
