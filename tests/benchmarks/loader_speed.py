@@ -9,7 +9,8 @@ decoded images with the Stage II settings of preset `ablation`), then read by th
 batches are taken one after the other (`in turn`) and prepared in the background (`ahead`). The cases are interleaved, so that a busy machine slows all of
 them alike; medians over the rounds, ratios within one run. At best `ahead` is twice `in turn`.
 `step` is a Stage II step of `geoalign-tiny` on the batches of 'files', and `step / batch` the number of batches that the loader makes in that time.
-With `--before FOLDER` (a checkout of another commit) both commits measure `alone` in turn, in processes of their own.
+With `--before FOLDER` (a checkout of another commit) both commits load the same data in turn, in processes of their own, and count their CPU time, which
+other work on the machine changes little.
 The result goes to nbs/assets/results/loader_speed.json.
 """
 import argparse
@@ -117,29 +118,31 @@ def step_ratio(loader) -> dict:
 
 
 def beside(room: Path, a) -> dict:
-    "Samples per second of both commits, each in processes of its own, in turn"
+    "CPU time per sample of both commits, each in processes of its own, in turn"
     here = Path(loaders.__file__).resolve().parents[2]
-    rates = dict(before={k: [] for k in KINDS}, now={k: [] for k in KINDS})
+    costs = dict(before={k: [] for k in KINDS}, now={k: [] for k in KINDS})
     for _ in range(a.repeats + 1):
         for name, folder in (('before', Path(a.before).resolve()), ('now', here)):
             command = [sys.executable, __file__, '--room', str(room), *sys.argv[1:]]
             environment = dict(os.environ, PYTHONPATH=str(folder))
             found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=folder)
-            for kind, rate in json.loads(found.stdout.splitlines()[-1]).items(): rates[name][kind].append(rate)
-    ratios = {k: round(float(np.median(np.divide(rates['now'][k], rates['before'][k]))), 2) for k in KINDS}
+            for kind, cost in json.loads(found.stdout.splitlines()[-1]).items(): costs[name][kind].append(cost)
+    ratios = {k: round(float(np.median(np.divide(costs['before'][k], costs['now'][k]))), 2) for k in KINDS}
     commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=a.before).stdout.strip()
-    return dict(commit=commit, samples_per_second={n: {k: sorted(round(v, 1) for v in vs) for k, vs in r.items()} for n, r in rates.items()},
-                **{'now / before': ratios})
+    rounded = {name: {k: np.round(sorted(v), 2).tolist() for k, v in kinds.items()} for name, kinds in costs.items()}
+    return dict(commit=commit, cpu_ms_per_sample=rounded, **{'speed now / before': ratios})
 
 
 def child(room: Path, a):
-    "Samples per second by kind, one line of JSON"
-    rates = {}
+    "Milliseconds of CPU time per sample by kind, one line of JSON"
+    costs = {}
     for kind in KINDS:
         loader = opened(kind, room, a)
         seconds_alone(loader, 0)
-        rates[kind] = len(loader) * loader.batch_size / seconds_alone(loader, 1)
-    print(json.dumps(rates))
+        start = time.process_time()
+        seconds_alone(loader, 1)
+        costs[kind] = 1e3 * (time.process_time() - start) / (len(loader) * loader.batch_size)
+    print(json.dumps(costs))
 
 
 def arguments():
@@ -153,7 +156,7 @@ def arguments():
     p.add_argument('--threads', type=int, default=1)
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--before', help='a checkout of another commit to compare with')
-    p.add_argument('--room', help='a folder with the data of a run; measures `alone` only and prints JSON')
+    p.add_argument('--room', help='a folder with the data of a run; measures CPU time only and prints JSON')
     p.add_argument('--out', default=assets_dir()/'results'/'loader_speed.json')
     return p.parse_args()
 
@@ -181,7 +184,7 @@ def main():
         print('step     ', out['step'], flush=True)
         if a.before:
             out['before'] = beside(Path(room), a)
-            print('before   ', out['before']['now / before'])
+            print('before   ', out['before']['speed now / before'])
     command = 'python tests/benchmarks/loader_speed.py' + (' --before CHECKOUT' if a.before else '')
     result = dict(task='loader_speed', n=a.samples, picture='448 px JPEG; files: 1,000 px JPEG', resolution=a.size, side=a.side, crop_size=a.crop_size,
                   batch=a.batch, **out, repeats=a.repeats, threads=a.threads, command=command, device=f'cpu, {os.cpu_count()} cores',
