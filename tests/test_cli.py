@@ -195,12 +195,12 @@ def test_choices_are_those_of_the_library():
     "Written out in the command, so that help needs no torch"
     from geoalignclip_nb.bench import embeddings, region_classification, retrieval, runs
     from geoalignclip_nb.bench.evaluation import Settings
-    from geoalignclip_nb.cli import CHOICES
+    from geoalignclip_nb.cli import BENCH_CHOICES
     from geoalignclip_nb.core import PRECISIONS
     library = dict(task=runs.TASKS, templates=tuple(region_classification.TEMPLATES), view=embeddings.REGION_FEATURES, resize=embeddings.RESIZE_MODES, precision=PRECISIONS,
                    protocol=retrieval.PROTOCOLS, class_vectors=region_classification.AVERAGES, text_head=embeddings.TEXT_HEADS)
-    assert {k: set(v) for k, v in CHOICES.items()} == {k: set(v) for k, v in library.items()}
-    assert all(getattr(Settings(), k) == v[0] for k, v in CHOICES.items() if k != 'task')
+    assert {k: set(v) for k, v in BENCH_CHOICES.items()} == {k: set(v) for k, v in library.items()}
+    assert all(getattr(Settings(), k) == v[0] for k, v in BENCH_CHOICES.items() if k != 'task')
 
 
 @pytest.mark.parametrize('flag', ['--templates', '--view', '--region-features', '--resize', '--precision', '--protocol', '--class-vectors', '--text-head'])

@@ -26,7 +26,7 @@ def test_rows_are_the_papers():
         if name.split()[0] not in ('all', 'more'): assert set(ROWS[new].losses) - set(ROWS[old].losses) == {name.split()[0].lower()}
 
 
-@pytest.mark.parametrize('key, names', [('1b', ('global',)), ('2', ('global', 'rpa')), ('3', ('global', 'rpa', 'vic')), ('4', ('global', 'rpa', 'hna', 'vic')), ('5', ('rpa', 'vic', 'htc')), ('6', ('rpa', 'hna', 'vic', 'htc'))])
+@pytest.mark.parametrize('key, names', [('1b', ('global',)), ('2', ('global', 'rpa')), ('3', ('global', 'rpa', 'vic')), ('4', ('global', 'rpa', 'hna', 'vic')), ('5', ('rpa', 'vic', 'htc_brief', 'htc_detailed')), ('6', ('rpa', 'hna', 'vic', 'htc_brief', 'htc_detailed'))])
 def test_a_row_trains_its_terms(key, names):
     preset = row_preset(load_preset('debug'), read_row(key), 1, 'latest.pt')
     assert stage_objective(preset.stage2, 2).names == names and preset.seed == 1 and preset.stage1 is None

@@ -54,7 +54,8 @@ def folder_of_classes(
 # %% ../../nbs/54_scene_classification.ipynb #4836ed1d
 UCM_NAMES = dict(
     agricultural='farmland', airplane='airplanes', baseballdiamond='baseball diamond', beach='beach',
-    buildings='buildings', chaparral='chaparral', denseresidential='dense residential area', forest='forest', freeway='freeway',
+    buildings='buildings', chaparral='chaparral',
+    denseresidential='dense residential area', forest='forest', freeway='freeway',
     golfcourse='golf course', harbor='harbor', intersection='intersection', mediumresidential='medium residential area',
     mobilehomepark='mobile home park', overpass='overpass', parkinglot='parking lot', river='river', runway='runway',
     sparseresidential='sparse residential area', storagetanks='storage tanks', tenniscourt='tennis court')

@@ -245,6 +245,7 @@ def row_settings(preset: Preset, row: Row, seed: int) -> dict:
     found['stage2']['validation'] = preset.stage2.validation
     return found
 
+# %% ../../nbs/60_ablation.ipynb #709787c1
 def check_row(result: dict, preset: Preset, out: Path) -> dict:
     "The result itself; raises `GeoAlignError` where it was made with other settings"
     new = row_settings(preset, read_row(result['row']), result['seed'])
@@ -369,6 +370,7 @@ def ladder(rows: dict[str, dict]) -> str:
         lines.append([column, *map(_gain_cell, gains)])
     return to_markdown(['adding', *(f'{k} ({new} − {old})' for k, (new, old) in STEPS.items())], lines)
 
+# %% ../../nbs/60_ablation.ipynb #4669625d
 def _gain_cell(g: Gain) -> str:
     "'+1.2 (+3.4 se)', '–' where there is no gain to compute"
     if not g.seeds: return '–'

@@ -44,7 +44,7 @@ def _points(g: Gain) -> str:
 
 # %% ../../nbs/60a_variants.ipynb #b2c7ec80
 def as_rows(why: dict) -> dict[str, dict]:
-    "The file of tests/benchmarks/ablation_why.py as rows of a table: 'set question' -> values by seed, n boxes or images"
+    "The file of tests/benchmarks/ablation_why.py as rows of a table: 'set question' -> values by seed, n items"
     out = {}
     for row, seeds in why['rows'].items():
         for seed, sets in seeds.items():
