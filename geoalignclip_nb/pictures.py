@@ -186,6 +186,7 @@ def _load_file(path: Path, max_pixels: float, size: int | None) -> Image.Image:
     if deep is not None: return from_array(deep, float('inf'))
     with _open(path) as im: return _decode(im, path, path.name, max_pixels, size)
 
+# %% ../nbs/03_pictures.ipynb #3a09f974
 def load_image(
     source,  # path, PIL image, binary stream, or array (H,W) or (H,W,C)
     max_pixels: float = 400e6,  # larger images are refused before they are decoded

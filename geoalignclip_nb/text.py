@@ -18,20 +18,21 @@ from .core import GeoAlignError
 
 # %% ../nbs/10_text.ipynb #f573c0d9
 @lru_cache(maxsize=1)
-def _bpe(): return open_clip.tokenizer.SimpleTokenizer()
+def _bpe() -> open_clip.tokenizer.SimpleTokenizer: return open_clip.tokenizer.SimpleTokenizer()
 
 @lru_cache(maxsize=2**16)
 def token_ids(
     text: str,  # any text; case and repeated blanks do not matter
-) -> tuple:  # ids without start and end mark
+) -> tuple[int, ...]:  # ids without start and end mark
     "The byte-pair ids of one text, as open_clip has them"
-    if not isinstance(text, str): raise GeoAlignError(f'A text must be a string, not {type(text).__name__}; pass words such as "white plane".')
+    if not isinstance(text, str):
+        raise GeoAlignError(f'A text must be a string, not {type(text).__name__}; pass words such as "white plane".')
     marks = _bpe().all_special_ids
     return tuple(i for i in _bpe().encode(text) if i not in marks)
 
 # %% ../nbs/10_text.ipynb #d5604683
 class Tokenizer:
-    "Texts to ids, open_clip's vocabulary, cut to the longest text of the batch"
+    "Texts to ids of open_clip's vocabulary, cut to the longest text of the batch"
     def __init__(self,
         context_length: int = 248,  # rows of the position table
     ):
@@ -39,21 +40,22 @@ class Tokenizer:
         self.truncated = 0  # texts cut so far
 
     def __call__(self,
-        texts: list,  # N strings; a single string counts as one text
+        texts: list[str] | str,  # N strings; a single string counts as one text
     ) -> torch.Tensor:  # (N,L) int64: start, tokens, end, then 0
         "Ids of `texts`; a text longer than `context_length` is cut, counted and warned about once"
-        ids = [token_ids(t) for t in ([texts] if isinstance(texts, str) else texts)]
-        room = self.context_length - 2
-        self._count(sum(len(i) > room for i in ids))
-        out = torch.zeros(len(ids), 2 + max([min(len(i), room) for i in ids], default=0), dtype=torch.long)
-        for row, i in zip(out, ids):
-            row[:min(len(i), room) + 2] = torch.tensor([_bpe().sot_token_id, *i[:room], _bpe().eot_token_id])
+        if isinstance(texts, str): texts = [texts]
+        room = self.context_length - 2  # start and end mark take two places
+        whole = [token_ids(t) for t in texts]
+        self._count(sum(len(ids) > room for ids in whole))
+        kept = [[_bpe().sot_token_id, *ids[:room], _bpe().eot_token_id] for ids in whole]
+        out = torch.zeros(len(kept), max(map(len, kept), default=2), dtype=torch.long)
+        for row, ids in zip(out, kept): row[:len(ids)] = torch.tensor(ids)
         return out
 
-    def _count(self, n):
-        if n and not self.truncated:
+    def _count(self, cut: int):
+        if cut and not self.truncated:
             warnings.warn(f'A text has more than {self.context_length} tokens and was cut; `truncated` counts all of them.', stacklevel=3)
-        self.truncated += n
+        self.truncated += cut
 
 # %% ../nbs/10_text.ipynb #1ca2e851
 def stretch_positions(
@@ -62,22 +64,23 @@ def stretch_positions(
     ratio: int = 4,  # new rows per old row after that
 ) -> torch.Tensor:  # (keep + ratio * (n - keep), D), dtype of `table`
     "Knowledge-preserved stretching of a position table"
-    if not 0 <= keep <= len(table) - 2: raise GeoAlignError(f'keep={keep} leaves fewer than two of {len(table)} rows to stretch; choose a smaller keep.')
-    p = table.detach().float()
-    after = torch.cat([p[keep + 1:], 2 * p[-1:] - p[-2:-1]])
-    k = torch.arange(ratio, device=p.device)[:, None] / ratio
-    rest = p[keep:, None] * (1 - k) + after[:, None] * k
-    return torch.cat([p[:keep], rest.flatten(0, 1)]).to(table.dtype)
+    if not 0 <= keep <= len(table) - 2:
+        raise GeoAlignError(f'keep={keep} leaves fewer than two of {len(table)} rows to stretch; choose a smaller keep.')
+    rows = table.detach().float()
+    following = torch.cat([rows[keep + 1:], 2 * rows[-1:] - rows[-2:-1]])  # the last row is extrapolated
+    share = torch.arange(ratio, device=rows.device)[:, None] / ratio
+    stretched = rows[keep:, None] * (1 - share) + following[:, None] * share  # (n-keep, ratio, D)
+    return torch.cat([rows[:keep], stretched.flatten(0, 1)]).to(table.dtype)
 
 # %% ../nbs/10_text.ipynb #8da02534
 def text_tower(
     clip: nn.Module,  # an open_clip model
 ) -> nn.Module:  # the module that owns `positional_embedding`, `attn_mask`, `ln_final`
-    "Where an open_clip model keeps its text transformer"
+    "The text transformer of an open_clip model; raises `GeoAlignError` for towers of other libraries"
     tower = getattr(clip, 'text', clip)
-    if not isinstance(getattr(tower, 'positional_embedding', None), torch.Tensor):
-        raise GeoAlignError(f'{type(tower).__name__} is not one of the text towers of open_clip that we read; choose a model with its own text transformer.')
-    return tower
+    if isinstance(getattr(tower, 'positional_embedding', None), torch.Tensor): return tower
+    raise GeoAlignError(f'{type(tower).__name__} is not one of the text towers of open_clip that we read; '
+                        'choose a model with its own text transformer.')
 
 # %% ../nbs/10_text.ipynb #4a34f595
 def stretch_text(
@@ -89,16 +92,18 @@ def stretch_text(
     tower = text_tower(clip)
     table = tower.positional_embedding
     if len(table) > 77: raise GeoAlignError(f'The text tower reads {len(table)} tokens already; leave the stretching out.')
-    tower.positional_embedding = nn.Parameter(stretch_positions(table, keep, ratio), requires_grad=table.requires_grad)
-    n = len(tower.positional_embedding)
+    stretched = stretch_positions(table, keep, ratio)
+    tower.positional_embedding = nn.Parameter(stretched, requires_grad=table.requires_grad)
+    n = len(stretched)
     clip.context_length = tower.context_length = tower.num_pos = n
     if tower.attn_mask is not None:
-        tower.register_buffer('attn_mask', torch.full((n, n), float('-inf'), device=table.device).triu_(1), persistent=False)
+        causal = torch.full((n, n), float('-inf'), device=table.device).triu_(1)
+        tower.register_buffer('attn_mask', causal, persistent=False)
     return clip
 
 # %% ../nbs/10_text.ipynb #2ec7b5b5
-def _ends(tower, ids):
-    "Place of the end mark (N,), or None where cutting there would change the result"
+def _ends(tower: nn.Module, ids: torch.Tensor) -> torch.Tensor | None:
+    "Position of the end mark (N,), or None where cutting there would change the result"
     pool = getattr(tower, 'text_pool_type', getattr(tower, 'pool_type', 'argmax'))
     if tower.attn_mask is None or getattr(tower, 'cls_emb', None) is not None: return None
     if pool == 'argmax': return ids.argmax(-1)
@@ -108,34 +113,46 @@ def _ends(tower, ids):
 def encode_tokens(
     clip: nn.Module,  # an open_clip model
     ids: torch.Tensor,  # (N,L) token ids, as `Tokenizer` makes them
-) -> torch.Tensor:  # (N,D), not normalised
-    "Text vectors, computed up to the longest end mark of the batch; raises `GeoAlignError` where that is beyond the position table"
-    tower = text_tower(clip)
+) -> torch.Tensor:  # (N,D), not normalized
+    "Text vectors, computed up to the longest end mark; raises `GeoAlignError` where that is beyond the position table"
+    tower, longest = text_tower(clip), clip.context_length
     ends, table = _ends(tower, ids), tower.positional_embedding
-    width = ids.shape[1] if ends is None else int(ends.max()) + 1 if len(ids) else 1
-    if width > clip.context_length: raise GeoAlignError(f'A text has {width} tokens, more than the {clip.context_length} of this model; use Tokenizer({clip.context_length}).')
-    if ends is None: return clip.encode_text(nn.functional.pad(ids, (0, clip.context_length - width)))
+    width = ids.shape[1]
+    if ends is not None: width = int(ends.max()) + 1 if len(ids) else 1
+    if width > longest: raise GeoAlignError(f'A text has {width} tokens, more than the {longest} of this model; use Tokenizer({longest}).')
+    if ends is None: return clip.encode_text(nn.functional.pad(ids, (0, longest - width)))
     dtype = tower.transformer.get_cast_dtype()
     x = tower.token_embedding(ids[:, :width]).to(dtype) + table[:width].to(dtype)
     x = tower.transformer(x, attn_mask=tower.attn_mask[:width, :width])
     x = tower.ln_final(x[torch.arange(len(x), device=x.device), ends])
-    proj = tower.text_projection
-    return x if proj is None else proj(x) if isinstance(proj, nn.Module) else x @ proj
+    projection = tower.text_projection
+    if projection is None: return x
+    return projection(x) if isinstance(projection, nn.Module) else x @ projection
 
 # %% ../nbs/10_text.ipynb #ddb82d45
-PASS_PRICE = dict(cuda=4096)  # token places by device; a guess of what a GPU computes while the kernels of one more pass are being started, not a measurement
+# token places by device: a guess of what a GPU computes while the kernels of one more pass are being started
+PASS_PRICE = dict(cuda=4096)
 
 def length_groups(
     lengths: torch.Tensor,  # (N,) tokens of each text, N at least 1
-    parts: int = 6,  # groups at most
-    price: int = 0,  # token places that a group must save to be worth a pass of its own
-) -> list:  # index tensors, short texts first
-    "Texts by length, in groups whose padding, and `price` for each group, is the least that `parts` groups allow"
+    max_groups: int = 6,
+    pass_cost: int = 0,  # token places that a group must save to be worth a pass of its own
+) -> list[torch.Tensor]:  # indices of texts, short texts first
+    "Texts by length, in the groups whose padding and passes cost least"
     values, counts = (v.tolist() for v in lengths.unique(return_counts=True))
-    ends = [sum(counts[:j]) for j in range(len(values) + 1)]
-    best = [(0, [])] + [(float('inf'), [])] * len(values)  # token places and cuts of the j shortest lengths
-    for _ in range(parts):
-        best = best[:1] + [min(best[j], *((best[i][0] + price + values[j-1] * (ends[j] - ends[i]), best[i][1] + [ends[j]]) for i in range(j))) for j in range(1, len(best))]
+    total = [0]  # total[j]: texts among the j shortest lengths
+    for count in counts: total.append(total[-1] + count)
+    best = [(0, [])] + [(float('inf'), [])] * len(values)  # best[j]: (cost, cuts) for the j shortest lengths
+    for _ in range(max_groups):
+        updated = best[:1]
+        for j in range(1, len(best)):
+            options = [best[j]]
+            for i in range(j):  # last group: lengths i+1 … j, padded to the longest
+                cost, cuts = best[i]
+                padded = values[j - 1] * (total[j] - total[i])
+                options.append((cost + pass_cost + padded, cuts + [total[j]]))
+            updated.append(min(options))
+        best = updated
     return list(lengths.argsort(stable=True).tensor_split(best[-1][1][:-1]))
 
 # %% ../nbs/10_text.ipynb #eddb8ab9
@@ -145,5 +162,5 @@ def fold_positions(
     keep: int = 20,  # rows taken from `first`
 ) -> torch.Tensor:  # (n,D)
     "One position table from the two of Long-CLIP; raises `GeoAlignError` where their shapes differ"
-    if first.shape != rest.shape: raise GeoAlignError(f'Position tables of shape {tuple(first.shape)} and {tuple(rest.shape)} do not fold; give both tables of one checkpoint.')
-    return torch.cat([first[:keep], rest[keep:]])
+    if first.shape == rest.shape: return torch.cat([first[:keep], rest[keep:]])
+    raise GeoAlignError(f'Position tables of shape {tuple(first.shape)} and {tuple(rest.shape)} do not fold; give both tables of one checkpoint.')

@@ -23,7 +23,7 @@ from .architectures import PRESETS, architecture, build_clip, configured, read_c
 from .checkpoints import from_hugging_face_config, read_weights
 from .core import GeoAlignError, asset, cache_dir, check_choice, sha256_of, write_beside
 from .lvlm import LVLMS, load as load_lvlm
-from .model import GeoAlignCLIP, create, from_state, load_folder, load_tag
+from .model import GeoAlignCLIP, create, from_state_dict, load_folder, load_open_clip
 from .text import Tokenizer, encode_tokens, stretch_positions
 from .vision import Preprocess
 
@@ -237,7 +237,7 @@ def load_weights(
     "A model from one file of any of the projects; raises `GeoAlignError` where anything does not fit"
     digest, state = checked(path, sha256), read_weights(path, unsafe)
     long = state.get('long.positional_embedding')
-    model = from_state(state, config, Path(path).name, stretch=False, cls=GeoAlignCLIP if long is None else TwoHeads)
+    model = from_state_dict(state, config, Path(path).name, stretch=False, cls=GeoAlignCLIP if long is None else TwoHeads)
     return _stamp(model, name or Path(path).stem, family, digest)
 
 # %% ../nbs/15_zoo.ipynb #150612d8
@@ -281,7 +281,7 @@ def _open_clip_model(name: str) -> GeoAlignCLIP:
     "Weights that open_clip knows by `architecture.tag`, with the preprocessing that it publishes for them"
     arch, _, tag = name.rpartition('.')
     known = open_clip.get_pretrained_cfg(arch, tag)
-    model = _stamp(load_tag(name, stretch=False), name, 'open_clip', checked(open_clip.pretrained.download_pretrained(known)))
+    model = _stamp(load_open_clip(name, stretch=False), name, 'open_clip', checked(open_clip.pretrained.download_pretrained(known)))
     published = dict(mode=known.get('resize_mode', 'shortest'), interpolation=known.get('interpolation', 'bicubic'))
     model.config |= dict(published=published)
     return model

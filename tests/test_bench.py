@@ -1,6 +1,7 @@
 """The benchmark pages against twins that write out what a number means, and against bad input."""
 import itertools
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ from PIL import Image
 from geoalignclip_nb.bench import fine_grained as fine
 from geoalignclip_nb.bench import region_classification as region
 from geoalignclip_nb.bench import metrics, retrieval
+from geoalignclip_nb.bench.embeddings import Embedder
 from geoalignclip_nb.bench import scene_classification as scene
 from geoalignclip_nb.core import GeoAlignError, Region, Sample, stable_hash
-from geoalignclip_nb.data.loader import Pictures
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.vision import Preprocess
 from geoalignclip_nb.zoo import random_twin
@@ -25,6 +26,7 @@ class Colours:
     def __init__(self, table=None, flat=False):
         self.preprocess = Preprocess(size=32, mode='squash', mean=(0, 0, 0), std=(1, 1, 1))
         self.table, self.flat, self.texts = table or {}, flat, []
+        self.device = torch.device('cpu')
 
     def eval(self): return self
 
@@ -40,6 +42,9 @@ class Colours:
         self.texts += texts
         rows = [self.table.get(t) or np.random.default_rng(stable_hash(t)).uniform(0, 1, 3).tolist() for t in texts]
         return self.unit(torch.tensor(rows, dtype=torch.float32))
+
+
+def colours(*a, **k): return Embedder(Colours(*a, **k), precision='fp32')
 
 
 RED, GREEN, BLUE = [1., 0, 0], [0, 1., 0], [0, 0, 1.]
@@ -95,43 +100,42 @@ def negatives(*texts, kind='attribute'): return [(t, kind) for t in texts]
 def test_fine_grained_by_hand():
     "Left half red, right half green: the truths are right, the near misses wrong, one region has none"
     s = picture(RED, GREEN, [Region(LEFT, 'red', 'red', negatives('green', 'blue')), Region(RIGHT, 'green', 'green', negatives('blue', kind='category')), Region(LEFT, 'blue')])
-    got = fine.fine_grained(Colours(TABLE), Pictures([s], 32), 32)
-    assert (got['acc1'], got['acc5'], got['n'], got['skipped']) == (100, 100, 2, {'no near misses': 1})
-    assert got['chance']['acc1'] == pytest.approx(100 * (1/3 + 1/2) / 2) and got['n_texts'] == 3 and got['negatives'] == 1.5
-    json.dumps(got, allow_nan=False)
-    assert {k: (v['n'], v['chance']) for k, v in got['kinds'].items()} == {'attribute': (1, pytest.approx(100/3)), 'category': (1, 50)}
+    got = fine.evaluate_hard_negatives(colours(TABLE), [s])
+    assert (got.metrics, got.n, got.skipped) == (dict(acc1=100, acc5=100), 2, {'no near misses': 1})
+    assert got.details['chance']['acc1'] == pytest.approx(100 * (1/3 + 1/2) / 2) and got.n_texts == 3 and got.details['negatives'] == 1.5
+    json.dumps(asdict(got), allow_nan=False)
+    assert {k: (v['n'], v['chance']) for k, v in got.details['kinds'].items()} == {'attribute': (1, pytest.approx(100/3)), 'category': (1, 50)}
 
 
 def test_fine_grained_of_a_liar():
     s = picture(RED, GREEN, [Region(LEFT, 'green', 'green', negatives('red'))])
-    assert fine.fine_grained(Colours(TABLE), Pictures([s], 32), 32)['acc1'] == 0
-    assert fine.fine_grained(Colours(TABLE), Pictures([s], 32), 32, view='crop')['acc1'] == 0
+    for view in ('roi', 'crop'): assert fine.evaluate_hard_negatives(colours(TABLE), [s], view=view).metrics['acc1'] == 0
 
 
 def test_a_silent_model_is_at_chance():
     "Every vector the same: all ties, so every accuracy is its chance (FG-CLIP's rule would say 100)"
     regions = [Region(LEFT, w, w, negatives(*(x for x in WORDS if x != w))) for w in WORDS[:3]]
-    got = fine.fine_grained(Colours(flat=True), Pictures([picture(RED, BLUE, regions)], 32), 32)
-    assert got['acc1'] == pytest.approx(got['chance']['acc1']) and got['acc5'] == pytest.approx(got['chance']['acc5'])
-    assert all(v['acc1'] == pytest.approx(v['chance']) for v in got['kinds'].values())
+    got = fine.evaluate_hard_negatives(colours(flat=True), [picture(RED, BLUE, regions)])
+    assert got.metrics == pytest.approx(got.details['chance'])
+    assert all(v['acc1'] == pytest.approx(v['chance']) for v in got.details['kinds'].values())
 
 
 def test_distinct_texts_are_encoded_once():
     regions = [Region(LEFT, 'red', 'red', negatives('green', 'blue'))] * 5
-    model = Colours(TABLE)
-    fine.fine_grained(model, Pictures([picture(RED, GREEN, regions)], 32), 32)
-    assert sorted(model.texts) == ['blue', 'green', 'red']
+    embed = colours(TABLE)
+    fine.evaluate_hard_negatives(embed, [picture(RED, GREEN, regions)])
+    assert sorted(embed.model.texts) == ['blue', 'green', 'red']
 
 
 def test_limit():
     s = picture(RED, GREEN, [Region(LEFT, 'red', 'red', negatives('green', 'blue', 'pool'))])
-    got = fine.fine_grained(Colours(TABLE), Pictures([s], 32), 32, limit=1)
-    assert got['negatives'] == 1 and got['chance']['acc1'] == 50
+    got = fine.evaluate_hard_negatives(colours(TABLE), [s], limit=1)
+    assert got.details['negatives'] == 1 and got.details['chance']['acc1'] == 50
 
 
 @pytest.mark.parametrize('samples', [[], [picture(RED, RED)], [picture(RED, RED, [Region(LEFT, 'red')])], [picture(RED, RED, [Region(LEFT, 'red', 'red', negatives('red', ''))])]])
 def test_fine_grained_without_near_misses(samples):
-    with pytest.raises(GeoAlignError, match='near misses'): fine.fine_grained(Colours(), Pictures(samples, 32), 32)
+    with pytest.raises(GeoAlignError, match='near misses'): fine.evaluate_hard_negatives(colours(), samples)
 
 
 def test_near_misses_stay_with_their_text():
@@ -146,18 +150,17 @@ def test_near_misses_stay_with_their_text():
 def test_region_vectors_keep_their_order():
     "Pictures without boxes in between, batches of one: the same rows"
     samples = [picture(c, d) for c, d in itertools.product((RED, GREEN, BLUE), repeat=2)]
-    arrays = [np.asarray(a) for a in Pictures(samples, 32).arrays]
-    images = [Image.fromarray(a) for a in arrays]
     boxes = [[LEFT, RIGHT], [], [RIGHT], [], [LEFT, LEFT, RIGHT], [LEFT]]
+    samples, arrays = samples[:6], [np.asarray(s.image) for s in samples[:6]]
     rows = [[a[:, :16] if b == LEFT else a[:, 16:], b] for a, bs in zip(arrays, boxes) for b in bs]
     want = torch.nn.functional.normalize(torch.tensor(np.array([r[0].mean((0, 1)) / 255 + 1e-3 for r in rows]), dtype=torch.float32), dim=-1)
     for batch in (1, 2, 64):
-        for view in ('roi', 'crop'): assert torch.allclose(fine.embed_regions(Colours(), images, boxes, 32, view, batch), want, atol=.02), (batch, view)
+        embed = Embedder(Colours(), precision='fp32', batch=batch)
+        for view in ('roi', 'crop'): assert torch.allclose(embed.boxes(samples, boxes, view).vectors, want, atol=.02), (batch, view)
 
 
 def test_boxes_that_hang_over_are_cut():
-    arrays = Pictures([picture(RED, GREEN)], 32).arrays
-    got = fine.embed_regions(Colours(), arrays, [[(-.5, -.2, .5, 1.2)]], 32, 'crop')
+    got = colours().boxes([picture(RED, GREEN)], [[(-.5, -.2, .5, 1.2)]], 'crop').vectors
     assert got[0].argmax() == 0 and torch.isfinite(got).all()
 
 
@@ -166,10 +169,11 @@ def test_one_region_of_the_bundled_size(view):
     "The real model's own path: one picture, one box"
     model = GeoAlignCLIP.from_pretrained('geoalign-tiny')
     s = picture(RED, GREEN, [Region(LEFT, 'a plane', 'a plane', negatives('a ship'), category='plane')])
-    got = fine.fine_grained(model, Pictures([s], 64), 64, view=view)
-    assert got['n'] == 1 and got['acc1'] in (0, 50, 100) and got['ci95']['acc1'] == (got['acc1'],) * 2
-    got = region.region_classification(model, Pictures([s], 64), dict(plane=['plane'], ship=['ship']), 64, 'plain', view)
-    assert got['n'] == 1 and sum(map(sum, got['confusion'])) == 1
+    embed = Embedder(model, size=64)
+    got = fine.evaluate_hard_negatives(embed, [s], view=view)
+    assert got.n == 1 and got.metrics['acc1'] in (0, 50, 100) and got.ci95['acc1'] == (got.metrics['acc1'],) * 2
+    got = region.evaluate_regions(embed, [s], dict(plane=['plane'], ship=['ship']), templates='plain', view=view)
+    assert got.n == 1 and sum(map(sum, got.details['confusion'])) == 1
 
 
 # Classes
@@ -180,13 +184,14 @@ CLASSES = dict(red=['red'], green=['green'], blue=['blue'])
 def test_region_classification_by_hand():
     regions = [Region(LEFT, category='Red'), Region(RIGHT, category='green'), Region(RIGHT, category='red'), Region(LEFT, category='volcano'), Region(LEFT)]
     for view in ('roi', 'crop'):
-        got = region.region_classification(Colours(TABLE), Pictures([picture(RED, GREEN, regions)], 32), CLASSES, 32, ['{}'], view)
-        assert got['acc1'] == pytest.approx(200/3) and got['acc1_macro'] == pytest.approx(75) and got['acc5'] == 100
-        assert got['skipped'] == {'unknown class volcano': 1, 'unknown class (none)': 1}
-        assert got['per_class'] == dict(red=dict(n=2, acc1=50, ci95=(50, 50)), green=dict(n=1, acc1=100, ci95=(100, 100)), blue=dict(n=0, acc1=None, ci95=None))  # one picture: nothing varies
-        assert got['ci95']['acc1_macro'] == (75, 75)
-        assert got['confusion'] == [[1, 1, 0], [0, 1, 0], [0, 0, 0]] and got['majority'] == pytest.approx(200/3)
-        json.dumps(got, allow_nan=False)
+        got = region.evaluate_regions(colours(TABLE), [picture(RED, GREEN, regions)], CLASSES, templates=['{}'], view=view)
+        assert got.metrics == pytest.approx(dict(acc1=200/3, acc5=100, acc1_macro=75)) and got.view == view
+        assert got.skipped == {'unknown class volcano': 1, 'unknown class (none)': 1}
+        red, green = dict(n=2, acc1=50, ci95=(50, 50)), dict(n=1, acc1=100, ci95=(100, 100))  # one image: nothing varies
+        assert got.details['per_class'] == dict(red=red, green=green, blue=dict(n=0, acc1=None, ci95=None))
+        assert got.ci95['acc1_macro'] == (75, 75)
+        assert got.details['confusion'] == [[1, 1, 0], [0, 1, 0], [0, 0, 0]] and got.details['majority'] == pytest.approx(200/3)
+        json.dumps(asdict(got), allow_nan=False)
 
 
 @pytest.mark.parametrize('seed', range(4))
@@ -198,9 +203,9 @@ def test_classification_result_equals_double_loop(seed):
     for row, t in zip(scores, target):
         ranks = place((row[t], [s for c, s in enumerate(row) if c != t]))
         for k in hits: hits[k].append(np.mean([r < k for r in ranks]))
-    assert got['acc1'] == pytest.approx(100 * np.mean(hits[1])) and got['acc5'] == pytest.approx(100 * np.mean(hits[5]))
+    assert got.metrics['acc1'] == pytest.approx(100 * np.mean(hits[1])) and got.metrics['acc5'] == pytest.approx(100 * np.mean(hits[5]))
     per = [100 * np.mean([h for h, t in zip(hits[1], target) if t == c]) for c in range(8) if c in target]
-    assert got['acc1_macro'] == pytest.approx(np.mean(per)) and got['per_class']['h'] == dict(n=0, acc1=None, ci95=None)
+    assert got.metrics['acc1_macro'] == pytest.approx(np.mean(per)) and got.details['per_class']['h'] == dict(n=0, acc1=None, ci95=None)
     macro, own = [], {c: [] for c in range(8)}  # the bootstrap of the classes, item by item
     names, one = sorted(set(owner)), [np.mean([r < 1 for r in place((row[t], [s for c, s in enumerate(row) if c != t]))]) for row, t in zip(scores, target)]
     for times in np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), 1000):
@@ -208,33 +213,33 @@ def test_classification_result_equals_double_loop(seed):
         got_now = {c: np.mean(v) for c in range(8) if (v := [one[k] for k in items if target[k] == c])}
         for c, v in got_now.items(): own[c].append(100 * v)
         macro.append(100 * np.mean(list(got_now.values())))
-    assert got['ci95']['acc1_macro'] == pytest.approx(tuple(np.percentile(macro, [2.5, 97.5])))
+    assert got.ci95['acc1_macro'] == pytest.approx(tuple(np.percentile(macro, [2.5, 97.5])))
     for c, k in enumerate('abcdefgh'):
-        if own[c]: assert got['per_class'][k]['ci95'] == pytest.approx(tuple(np.percentile(own[c], [2.5, 97.5])))
+        if own[c]: assert got.details['per_class'][k]['ci95'] == pytest.approx(tuple(np.percentile(own[c], [2.5, 97.5])))
     m = np.zeros((8, 8))
     for row, t in zip(scores, target):
         best = [c for c in range(8) if row[c] == max(row)]
         for c in best: m[t, c] += 1 / len(best)
-    assert np.allclose(got['confusion'], m) and got['acc1'] == pytest.approx(100 * np.trace(m) / 40)
-    assert got['ci95']['acc1'][0] <= got['acc1'] <= got['ci95']['acc1'][1]
+    assert np.allclose(got.details['confusion'], m) and got.metrics['acc1'] == pytest.approx(100 * np.trace(m) / 40)
+    assert got.ci95['acc1'][0] <= got.metrics['acc1'] <= got.ci95['acc1'][1]
 
 
 def test_class_vectors_are_renormalised_means():
-    model = Colours(TABLE)
-    got = region.class_vectors(model, dict(warm=['red', 'green'], cold=['blue']), ['{}'])
-    a = model.encode_text(['red', 'green']).mean(0)
-    assert torch.allclose(got[0], a / a.norm()) and torch.allclose(got[1], model.encode_text(['blue'])[0])
+    embed = colours(TABLE)
+    got = region.class_vectors(embed, dict(warm=['red', 'green'], cold=['blue']), ['{}'])
+    a = embed.model.encode_text(['red', 'green']).mean(0)
+    assert torch.allclose(got[0], a / a.norm()) and torch.allclose(got[1], embed.model.encode_text(['blue'])[0])
 
 
 def test_only_the_empty_braces_are_replaced():
-    model = Colours()
-    region.class_vectors(model, {'a': ['{0} tank']}, ['a {} {b}.'])
-    assert model.texts == ['a {0} tank {b}.']
+    embed = colours()
+    region.class_vectors(embed, {'a': ['{0} tank']}, ['a {} {b}.'])
+    assert embed.model.texts == ['a {0} tank {b}.']
 
 
 @pytest.mark.parametrize('templates, says', [('nosuch', 'unknown'), ([], 'empty'), (['a plane'], 'has no {}'), (('{}', 'plane'), "'plane' has no")])
 def test_bad_templates(templates, says):
-    with pytest.raises(GeoAlignError, match=says): region.class_vectors(Colours(), CLASSES, templates)
+    with pytest.raises(GeoAlignError, match=says): region.class_vectors(colours(), CLASSES, templates)
 
 
 @pytest.mark.parametrize('classes, says', [({}, 'no class'), ({'a': []}, 'no list'), ({'a': 'plane'}, 'no list'), ({'a': ['plane'], 'b': ['Plane']}, 'share'), ({'oil_tank': ['x'], 'oiltank': ['y']}, 'share')])
@@ -244,26 +249,27 @@ def test_bad_class_lists(classes, says):
 
 @pytest.mark.parametrize('samples', [[], [picture(RED, RED)], [picture(RED, RED, [Region(LEFT, category='volcano')])]])
 def test_no_region_of_a_known_class(samples):
-    with pytest.raises(GeoAlignError, match='None of'): region.region_classification(Colours(), Pictures(samples, 32), CLASSES, 32, 'plain')
+    with pytest.raises(GeoAlignError, match='None of'): region.evaluate_regions(colours(), samples, CLASSES)
 
 
 # Scenes
 
 def test_scene_classification_by_hand():
     samples = [picture(RED, RED, id='a'), picture(GREEN, GREEN, id='b'), picture(BLUE, BLUE, id='c'), picture(RED, RED, id='d'), Sample('missing.png', id='e')]
-    pictures = Pictures(samples, 32)
-    got = scene.scene_classification(Colours(TABLE), pictures, dict(a='red', b='green', c='red', d='volcano', e='red'), CLASSES, 32, 'plain')
-    assert got['n'] == 3 and got['acc1'] == pytest.approx(200/3) and got['confusion'] == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
-    assert got['skipped'] == {'unknown class volcano': 1, 'unreadable': 1}
-    got = scene.scene_classification(Colours(TABLE), pictures, ['red', None, 'blue', 'red'], CLASSES, 32, 'plain')
-    assert got['acc1'] == 100 and got['skipped'] == {'no label': 1, 'unreadable': 1}
+    labels = dict(a='red', b='green', c='red', d='volcano', e='red')
+    got = scene.evaluate_scenes(colours(TABLE), samples, labels, CLASSES, templates='plain')
+    assert got.n == 3 and got.metrics['acc1'] == pytest.approx(200/3)
+    assert got.details['confusion'] == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
+    assert got.skipped == {'unknown class volcano': 1, 'unreadable picture': 1}
+    got = scene.evaluate_scenes(colours(TABLE), samples, dict(a='red', c='blue', d='red'), CLASSES, templates='plain')
+    assert got.metrics['acc1'] == 100 and got.skipped == {'no label': 2}
 
 
 def test_labels_stay_with_their_picture():
-    "An unreadable picture in front does not shift the labels"
+    "An unreadable image in front does not shift the labels"
     samples = [Sample('missing.png', id='a'), picture(RED, RED, id='b')]
-    assert scene.labels_of(Pictures(samples, 32), dict(a='green', b='red')) == ['red']
-    with pytest.raises(GeoAlignError, match='2 labels for 1 pictures'): scene.labels_of(Pictures(samples, 32), ['green', 'red'])
+    got = scene.evaluate_scenes(colours(TABLE), samples, dict(a='green', b='red'), CLASSES, templates='plain')
+    assert (got.n, got.metrics['acc1']) == (1, 100)
 
 
 def write_ucm(root, scenes):
@@ -323,16 +329,16 @@ def recall_by_hand(scores, right, k):
 def test_evaluate_retrieval_by_hand():
     "A shared sentence and a shared colour: ties both ways"
     samples = [picture(RED, RED, id='a', captions=['red', 'blue']), picture(RED, RED, id='b', captions=['red']), picture(GREEN, GREEN, id='c', brief='green')]
-    got = retrieval.evaluate_retrieval(Colours(TABLE), Pictures(samples, 32), 32)
-    assert (got['n'], got['n_texts']) == (3, 4)
+    got = retrieval.evaluate_retrieval(colours(TABLE), samples)
+    assert (got.n, got.n_texts) == (3, 4)
     scores, owner = np.array([[3, 1, 3, 1], [3, 1, 3, 1], [1, 1, 1, 3]]), np.array([0, 0, 1, 2])
     right = owner[None] == np.arange(3)[:, None]
-    assert got['i2t_r1'] == pytest.approx(recall_by_hand(scores, right, 1)) and got['t2i_r1'] == pytest.approx(recall_by_hand(scores.T, right.T, 1))
-    assert got['i2t_r5'] == got['t2i_r5'] == 100
+    assert got.metrics['i2t_r1'] == pytest.approx(recall_by_hand(scores, right, 1)) and got.metrics['t2i_r1'] == pytest.approx(recall_by_hand(scores.T, right.T, 1))
+    assert got.metrics['i2t_r5'] == got.metrics['t2i_r5'] == 100
 
 
 def test_no_pictures():
-    with pytest.raises(GeoAlignError, match='no picture'): retrieval.evaluate_retrieval(Colours(), Pictures([]), 32)
+    with pytest.raises(GeoAlignError, match='no image'): retrieval.evaluate_retrieval(colours(), [])
 
 
 def test_resampling_equals_drawing_pictures_one_by_one():
@@ -497,3 +503,109 @@ def test_recalls_are_the_same_under_autocast():
     text, owner = unit(np.repeat(image, 5, 0) + rng.normal(size=(1500, 16)) * .3).astype(np.float32), np.repeat(np.arange(300), 5)
     want = metrics.retrieval_metrics(image, text, owner)
     with torch.autocast('cpu', torch.bfloat16): assert metrics.retrieval_metrics(image, text, owner) == want
+
+
+# Protocols of others
+
+def test_skyscript_merges_captions_and_accepts_every_image_that_has_one():
+    "Both images have the first caption; strictly each of them wins half of the ties, merged both are right"
+    prefix = retrieval.SKYSCRIPT_PREFIX
+    assert prefix == 'a satellite image. '
+    table = {prefix + 'red': RED, prefix + 'blue': BLUE, 'red': RED, 'blue': BLUE}
+    samples = [picture(RED, RED, id='a', captions=['red', 'red']), picture(RED, RED, id='b', captions=['red', 'blue'])]
+    strict = retrieval.evaluate_retrieval(colours(table), samples)
+    embed = colours(table)
+    merged = retrieval.evaluate_retrieval(embed, samples, 'skyscript')
+    assert sorted(embed.model.texts) == [prefix + 'blue', prefix + 'red']
+    assert (strict.n, strict.n_texts, merged.n, merged.n_texts) == (2, 4, 2, 2)
+    assert merged.metrics['i2t_r1'] == 100 and merged.metrics['t2i_r1'] == pytest.approx(75)  # 'blue' ties between two images
+    assert strict.metrics['i2t_r1'] == pytest.approx(100 * (2/3 + 1/3) / 2) and strict.metrics['t2i_r1'] == 50
+    assert merged.ci95.keys() == merged.metrics.keys()
+
+
+def test_merged_hits_equal_a_double_loop():
+    rng = np.random.default_rng(4)
+    image, text = rng.normal(size=(7, 5)), rng.normal(size=(9, 5))
+    right = rng.random((7, 9)) < .3
+    right[np.arange(7), np.arange(7)] = right[0, 7:] = True
+    got = retrieval.merged_hits(image, text, right, ks=(1, 3))
+    scores = image @ text.T
+    for j, k in enumerate((1, 3)):
+        assert got.i2t[:, j].tolist() == [float(right[i, np.argsort(-scores[i])[:k]].any()) for i in range(7)]
+        assert got.t2i[:, j].tolist() == [float(right[np.argsort(-scores[:, u])[:k], u].any()) for u in range(9)]
+    assert all(right[i, u] for u, i in enumerate(got.owner))
+
+
+class Unnormalized:
+    "An embedder whose texts have lengths of their own"
+    table = {'a': [3., 0.], 'b': [0., 1.], 'c': [0., 2.]}
+    def texts(self, texts, normalize=True):
+        vectors = torch.tensor([self.table[t] for t in texts])
+        return torch.nn.functional.normalize(vectors, dim=-1) if normalize else vectors
+
+
+def test_class_vectors_of_rs5m_by_hand():
+    "Mean before and after the vectors are brought to unit length: (3, 1) / √10 against (1, 1) / √2"
+    classes = dict(x=['a', 'b'], y=['c'])
+    assert torch.allclose(region.class_vectors(Unnormalized(), classes, 'plain')[0], torch.tensor([1., 1.]) / 2**.5)
+    assert torch.allclose(region.class_vectors(Unnormalized(), classes, 'plain', 'rs5m')[0], torch.tensor([3., 1.]) / 10**.5)
+    with pytest.raises(GeoAlignError, match='average of class vectors'): region.class_vectors(Unnormalized(), classes, 'plain', 'median')
+
+
+def test_vectors_before_normalization_have_the_same_direction():
+    embed = Embedder(GeoAlignCLIP.create('geoalign-debug', seed=0))
+    raw = embed.texts(['a plane', 'a ship', 'a plane'], normalize=False)
+    assert torch.equal(raw[0], raw[2]) and (raw.norm(dim=1) - 1).abs().min() > .01
+    assert torch.allclose(torch.nn.functional.normalize(raw, dim=-1), embed.texts(['a plane', 'a ship', 'a plane']), atol=1e-6)
+
+
+# One embedder
+
+def test_crops_of_training_ablation_and_command_line_are_equal(tmp_path, monkeypatch):
+    "One box, three callers, the same vector to 1e-6; wide images, so that a squashed copy would show"
+    from geoalignclip_nb.bench import embeddings, evaluation, runs, validation
+    from geoalignclip_nb.data.loader import ImageCache
+    from geoalignclip_nb.scenes import make_scenes
+    from geoalignclip_nb.study import ablation
+    monkeypatch.setenv('GEOALIGN_CACHE', str(tmp_path/'cache'))
+    model, samples = GeoAlignCLIP.create('geoalign-debug', seed=0), []
+    for i, s in enumerate(make_scenes(3, size=256)):
+        wide = s.image.resize((512, 256))
+        wide.save(tmp_path/f'{i}.png')
+        samples.append(Sample(str(tmp_path/f'{i}.png'), s.brief, id=str(i), regions=s.regions, captions=[s.brief]))
+    caught, real = [], embeddings._crop
+    monkeypatch.setattr(embeddings, '_crop', lambda *a: caught.append(real(*a).vectors) or real(*a))
+    images = ImageCache(samples)
+    size = model.preprocess.size
+    evaluation.evaluate(model, evaluation.BenchSet('x', '', samples, ablation.short_classes(samples)), 'region_classification', evaluation.Settings(view='crop', precision='fp32'))
+    ablation.measure_row(model, {'x': images}, ablation.InputSizes(size, size), 'fp32')
+    embed = validation.Embedder(model, precision='fp32', size=size, read=images.read)
+    embed.boxes(images.samples, [[r.box for r in s.regions] for s in images.samples], 'crop')
+    assert len(caught) >= 4 and all(torch.allclose(v, caught[0], atol=1e-6) for v in caught)
+    box, image = samples[0].regions[0].box, Image.open(samples[0].image).convert('RGB')
+    x1, y1, x2, y2 = (v * n for v, n in zip(box, (512, 256) * 2))
+    cut = image.crop((int(np.floor(x1 + 1e-3)), int(np.floor(y1 + 1e-3)), int(np.ceil(x2 - 1e-3)), int(np.ceil(y2 - 1e-3))))
+    assert torch.allclose(caught[0][0], model.encode_image([cut])[0], atol=1e-5)
+
+
+def test_validation_gives_the_numbers_of_the_evaluators(tmp_path, monkeypatch):
+    from geoalignclip_nb.bench.validation import validate
+    from geoalignclip_nb.data.loader import ImageCache
+    from geoalignclip_nb.scenes import make_scenes
+    monkeypatch.setenv('GEOALIGN_CACHE', str(tmp_path))
+    model, samples = GeoAlignCLIP.create('geoalign-debug', seed=0), make_scenes(4, size=128)
+    got, embed = validate(model, ImageCache(samples), 64, 'fp32'), Embedder(model, precision='fp32', size=64)
+    assert {k: got[k] for k in ('i2t_r1', 'mean_recall')} == {k: retrieval.evaluate_retrieval(embed, samples).metrics[k] for k in ('i2t_r1', 'mean_recall')}
+    assert got['near_miss_acc1'] == fine.evaluate_hard_negatives(embed, samples, text='any').metrics['acc1']
+    assert got['n_regions'] == sum(len(s.regions) for s in samples) and 'region_acc1' in got
+    assert 'region_acc1' not in validate(model, ImageCache([Sample(s.image, s.brief, id=s.id) for s in samples]), 64, 'fp32')
+
+
+def test_unknown_words_are_noted_once_with_a_count(recwarn):
+    model = GeoAlignCLIP.from_pretrained('geoalign-tiny')
+    samples = [picture(RED, GREEN, id=str(i), captions=['a zeppelin', f'a quokka {i}', 'a plane']) for i in range(4)]
+    embed = Embedder(model, batch=2)
+    got = retrieval.evaluate_retrieval(embed, samples)
+    note, = [n for n in got.notes if 'never saw' in n]
+    assert note.startswith('5 of 6 distinct texts') and 'zeppelin' in note and 'quokka' in note
+    assert not [w for w in recwarn if 'never saw' in str(w.message)]

@@ -1,5 +1,6 @@
 "Box sets, near-miss sets and the near misses themselves: every trap of the official files in a small set of the official layout"
 import json
+import os
 import pickle
 import random
 import re
@@ -107,6 +108,21 @@ def test_a_pickle_never_runs_anything(tmp_path, protocol):
     write(tmp_path/'refs(unc).p', pickle.dumps([Attack(tmp_path/'made')], protocol))
     refused(lambda: F.plain_pickle(tmp_path/'refs(unc).p'), 'refs(unc).p', 'io.open')
     assert not (tmp_path/'made').exists()
+
+
+class Named:
+    "A pickle that asks for any function by name"
+    def __init__(self, call, *args): self.call, self.args = call, args
+    def __reduce__(self): return self.call, self.args
+
+
+@pytest.mark.parametrize('protocol', range(6))
+@pytest.mark.parametrize('call, argument', [(eval, '[].append(1)'), (exec, 'pass'), (getattr, 'real'), (complex, '1'), (bytearray, 'a'), (os.getenv, 'HOME')],
+                         ids=lambda v: getattr(v, '__name__', None))
+def test_a_pickle_gets_no_function_of_any_module(tmp_path, call, argument, protocol):
+    args = (1, argument) if call is getattr else (argument, 'utf-8') if call is bytearray else (argument,)
+    write(tmp_path/'p', pickle.dumps([Named(call, *args)], protocol))
+    refused(lambda: F.plain_pickle(tmp_path/'p'), 'p cannot be read', 'it asks for', call.__name__)
 
 
 @pytest.mark.parametrize('protocol', range(6))

@@ -189,3 +189,63 @@ def test_half_of_the_output_is_no_output(scene, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr('geoalignclip_nb.cli.json.dumps', full)
     code, out, err = called(capsys, 'ground', scene[0], '--phrases', 'roof', '--out', tmp_path/'a.png', '--json', tmp_path/'a.json')
     assert code == 2 and 'No space left' in err and not list(tmp_path.iterdir())
+
+
+def test_choices_are_those_of_the_library():
+    "Written out in the command, so that help needs no torch"
+    from geoalignclip_nb.bench import embeddings, region_classification, retrieval, runs
+    from geoalignclip_nb.bench.evaluation import Settings
+    from geoalignclip_nb.cli import CHOICES
+    from geoalignclip_nb.core import PRECISIONS
+    library = dict(task=runs.TASKS, templates=tuple(region_classification.TEMPLATES), view=embeddings.REGION_FEATURES, resize=embeddings.RESIZE_MODES, precision=PRECISIONS,
+                   protocol=retrieval.PROTOCOLS, class_vectors=region_classification.AVERAGES, text_head=embeddings.TEXT_HEADS)
+    assert {k: set(v) for k, v in CHOICES.items()} == {k: set(v) for k, v in library.items()}
+    assert all(getattr(Settings(), k) == v[0] for k, v in CHOICES.items() if k != 'task')
+
+
+@pytest.mark.parametrize('flag', ['--templates', '--view', '--region-features', '--resize', '--precision', '--protocol', '--class-vectors', '--text-head'])
+def test_a_flag_of_bench_lists_its_choices(flag, capsys):
+    code, _, err = called(capsys, 'bench', 'retrieval', '--dataset', 'ucm', flag, 'nonsense')
+    assert code == 2 and 'nonsense' in err and 'choose from' in err and err.count('\n') == 1
+
+
+def test_ctrl_c_is_no_success(capsys, monkeypatch):
+    "130, as a shell expects of a process that was interrupted"
+    from geoalignclip_nb import zoo
+    def interrupted(*a): raise KeyboardInterrupt
+    monkeypatch.setattr(zoo, 'list_models', interrupted)
+    assert called(capsys, 'models')[0] == 130
+
+
+@pytest.mark.parametrize('verb', ['sweep', 'matrix'])
+def test_a_sweep_with_a_failed_cell_is_no_success(verb, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv('GEOALIGN_DATA', str(tmp_path))
+    monkeypatch.setenv('GEOALIGN_CACHE', str(tmp_path/'cache'))
+    code, out, err = called(capsys, verb, '--models', 'geoalign-tiny', '--benchmarks', 'retrieval:rsitmd', '--out', tmp_path/'out')
+    assert code == 2 and 'get it from' in out and '1 failed' in out and '1 of 1 cells failed' in err
+
+
+def test_bench_names_its_choices_in_the_result(capsys, tmp_path, monkeypatch):
+    from geoalignclip_nb.scenes import make_scenes
+    monkeypatch.setenv('GEOALIGN_CACHE', str(tmp_path/'cache'))
+    for i, s in enumerate(make_scenes(4, size=64)):
+        (tmp_path/'set'/'ab'[i % 2]).mkdir(parents=True, exist_ok=True)
+        s.image.save(tmp_path/'set'/'ab'[i % 2]/f'{i}.png')
+    words = ['bench', 'scene_classification', '--dataset', 'folder', '--root', tmp_path/'set', '--resize', 'published', '--class-vectors', 'rs5m', '--out', tmp_path/'r.json']
+    code, out, err = called(capsys, *words)
+    r = json.loads((tmp_path/'r.json').read_text())
+    assert code == 0 and r['precision'] in ('fp32', 'bf16') and r['precision_reason'] in out and r['settings']['precision'] == 'auto'
+    assert (r['resize_mode'], r['class_vectors'], r['settings']['class_vectors'], r['preprocess']['mode'], r['text_head']) == ('published', 'rs5m', 'rs5m', 'squash', None)
+    assert 'protocol' not in r['settings']  # of retrieval alone
+    code, _, err = called(capsys, *words[:-2], '--text-head', 'long')
+    assert code == 2 and 'one text head' in err
+
+
+def test_bench_tells_unknown_words_once(capsys, tmp_path, monkeypatch):
+    from geoalignclip_nb.scenes import make_scenes
+    monkeypatch.setenv('GEOALIGN_CACHE', str(tmp_path/'cache'))
+    for i, s in enumerate(make_scenes(6, size=64)):
+        (tmp_path/'set'/f'zeppelin{i}quokka').mkdir(parents=True)
+        s.image.save(tmp_path/'set'/f'zeppelin{i}quokka'/'a.png')
+    code, out, err = called(capsys, 'bench', 'scene_classification', '--dataset', 'folder', '--root', tmp_path/'set', '--precision', 'fp32')
+    assert code == 0 and (out + err).count('never saw') == 1 and 'distinct texts' in out

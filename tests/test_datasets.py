@@ -10,7 +10,7 @@ from PIL import Image
 from geoalignclip_nb.bench import datasets as D, packings as P
 from geoalignclip_nb.bench.region_classification import class_index
 from geoalignclip_nb.core import GeoAlignError, asset
-from geoalignclip_nb.data.loader import Pictures
+from geoalignclip_nb.data.loader import ImageCache
 from geoalignclip_nb.data.sources import read_json
 from geoalignclip_nb.scenes import make_scenes
 
@@ -169,7 +169,7 @@ def test_json_of_another_kind(text, tmp_path):
 def test_unreadable_picture_is_found_at_decoding(tmp_path):
     karpathy(tmp_path); (tmp_path/'RSICD_images'/NAMES[0]).write_bytes(png()[:60])
     got = D.caption_set('rsicd', tmp_path)
-    decoded = Pictures(got.samples, side=32)
+    decoded = ImageCache(got.samples, side=32)
     assert len(got.samples) == 2 and [s.source_image_id for s in decoded.samples] == [NAMES[1]] and [i for i, _ in decoded.skipped] == [f'rsicd/{NAMES[0]}']
 
 
@@ -286,7 +286,7 @@ def test_hub_rsicd(tmp_path, monkeypatch):
     got = D.caption_set('rsicd', tmp_path)
     assert [s.id for s in got.samples] == [f'rsicd/{n}' for n in NAMES[1:]] and got.skipped == {'unreadable': 1} and words(got)[NAMES[1]] == FIVE
     assert got.samples[0].image.size == (64, 64) and list(got.files) == ['test-00000-of-00001-abc.parquet']
-    assert len(Pictures(got.samples, side=32)) == 2
+    assert len(ImageCache(got.samples, side=32)) == 2
     with pytest.raises(GeoAlignError, match="no column 'image'"): P.hub_rows(tmp_path/'x.parquet', [dict(filename='a', captions=[])])
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,8 @@ class Fake:
 
     def __call__(self, name, image, phrases, boxes, method, progress):
         self.calls.append(dict(name=name, size=image.size, phrases=phrases, boxes=boxes, method=method, image=image))
+        if phrases[0] == 'warn': warnings.warn('File /data/weights.bin is old, and so is /home/me/models/tiny/weights.bin.')
+        if phrases[0] == 'refuse': raise GeoAlignError('File /data/weights.bin cannot be read, nor /home/me/models/tiny/weights.bin; copy it again.')
         if phrases[0] == 'explode': raise RuntimeError(f'broken at {Path(__file__).resolve()} line 1')
         maps = np.zeros((len(phrases), 6, 8), np.float32)
         for i in range(len(phrases)): maps[i, 2, i % 8] = .3
@@ -284,6 +287,19 @@ def test_files_of_the_server_are_not_served(served):
 def test_public_hides_folders():
     assert app.public('/home/me/a b.png') != '/home/me/a b.png' and app.public("File /tmp/gradio/12ab/scene.png is broken.") == 'File scene.png is broken.'
     assert app.public('red/green roof and 1/2 road') == 'red/green roof and 1/2 road'
+
+
+@pytest.mark.parametrize('path, name', [('/tmp/scene.png', 'scene.png'), ('/srv/a/scene.png', 'scene.png'), (r'C:\data\scene.png', 'scene.png'), ('/a/b/c/d/e.tif', 'e.tif')])
+def test_public_hides_a_folder_of_any_depth(path, name):
+    assert app.public(f'File {path} is broken.') == f'File {name} is broken.' and app.public(path) == name
+
+
+def test_warnings_and_foreseen_errors_name_no_folder(served, pictures):
+    out = ground(served[1], scene(pictures['plain']), 'warn')
+    told = 'File weights.bin is old, and so is weights.bin.'
+    assert out['record']['warnings'] == [told] and told in out['about'] and '/home/me' not in json.dumps(out)
+    with pytest.raises(AppError) as e: ground(served[1], scene(pictures['plain']), 'refuse')
+    assert 'File weights.bin cannot be read, nor weights.bin; copy it again.' in str(e.value)
 
 
 def test_limits():

@@ -250,6 +250,33 @@ def test_scores_are_cosines_of_region_vectors(model):
     assert ground(model, image, PHRASES, boxes=[]).scores.shape == (0, 2)
 
 
+@pytest.mark.parametrize('how', ['argument', 'configuration'])
+@pytest.mark.parametrize('mode', ['squash', 'longest', 'shortest'])
+def test_boxes_are_carried_into_the_frame_that_is_used(how, mode):
+    "With another side than the model's own, boxes are pixels of that frame"
+    model, image, boxes = GeoAlignCLIP.create('geoalign-tiny', mode=mode), noise(120, 80), [(.3, .2, .6, .7), (.4, 0, .6, 1)]
+    if how == 'configuration': model.config['ground_size'] = 192
+    r = ground(model, image, PHRASES, boxes=boxes, size=192 if how == 'argument' else None)
+    large = GeoAlignCLIP.create('geoalign-tiny', mode=mode, size=192)
+    rows = [[0, *b] for b in large.preprocess.to_frame(boxes, *image.size)]
+    with torch.no_grad(): expected = large.encode_regions([image], rows) @ large.encode_text(PHRASES).T
+    np.testing.assert_allclose(r.scores, expected, atol=1e-5)
+    assert r.size == 192 and model.preprocess.size == 128
+
+
+@pytest.mark.parametrize('axis', [0, 1])
+@pytest.mark.parametrize('low', [-.4, .2])
+def test_places_that_the_model_did_not_see_get_the_lowest_value(axis, low):
+    maps = low + torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0)) / 10
+    frame = (-64, 0, 192, 128) if axis == 0 else (0, -64, 128, 192)
+    out = crop_to_image(maps, frame, 128)
+    assert out.shape == ((3, 8, 16) if axis == 0 else (3, 16, 8))
+    if axis: out = out.transpose(1, 2)
+    unseen, lowest = torch.cat([out[..., :4], out[..., -4:]], -1), maps.amin((1, 2))
+    assert torch.equal(unseen, lowest[:, None, None].expand_as(unseen)) and (out[..., 4:-4] >= lowest[:, None, None]).all()
+    assert len(set(lowest.tolist())) == 3, 'each map has its own'
+
+
 def test_the_dictionary_speaks_pixels(model, tmp_path):
     image = noise(200, 100)
     r = ground(model, image, PHRASES, boxes=[(.1, .2, .5, .6)])

@@ -6,7 +6,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from geoalignclip_nb.losses.consistency import visual_consistency
-from geoalignclip_nb.losses.contrastive import DUPLICATES, chunked_info_nce, gather_with_grad, global_loss, rpa_loss
+from geoalignclip_nb.losses.contrastive import (
+    DUPLICATES, chunked_info_nce, gather_with_grad, global_loss, mean_over_ranks, rpa_loss)
 from geoalignclip_nb.losses.hard_negative import DIVIDE, hard_negative_loss
 from geoalignclip_nb.losses.objective import Objective
 
@@ -15,12 +16,15 @@ SPLITS = [(5, 0), (0, 4), (3, 4), (1, 1), (0, 0)]  # regions per rank
 
 
 def batch(counts, dtype, images=3, seed=0):
-    "The whole batch: raw inputs of a linear 'model', ids with repeats across ranks, negatives with owners; and the rank of every row"
+    "The whole batch: inputs of a linear model, ids that repeat across ranks, owners of negatives; rank of each row"
     g = torch.Generator().manual_seed(seed)
     b, k = images * WORLD, sum(counts)
-    new = lambda n: torch.randn(n, D, generator=g, dtype=torch.float64).to(dtype)
-    x = dict(image=new(b), brief=new(b), detailed=new(b), region=new(k), region_text=new(k), hna_text=new(k), crop=new(k))
-    owner = torch.tensor([i for i in range(k) for _ in range((0, 3, 1)[i % 3])], dtype=torch.long)  # every third region has none
+    def new(n): return torch.randn(n, D, generator=g, dtype=torch.float64).to(dtype)
+    sizes = dict.fromkeys(('image', 'brief', 'detailed'), b)
+    sizes |= dict.fromkeys(('region', 'region_text', 'hna_text', 'crop'), k)
+    x = {name: new(n) for name, n in sizes.items()}
+    counts_of = torch.tensor([0, 3, 1])[torch.arange(k) % 3]  # every third region has no negatives
+    owner = torch.arange(k).repeat_interleave(counts_of)
     x['negative'] = new(len(owner))
     ids = dict(brief_id=torch.arange(b) % 4, detailed_id=torch.arange(b), region_text_id=torch.arange(k) % 3)
     rank = dict(image=torch.arange(b) // images, region=torch.arange(WORLD).repeat_interleave(torch.tensor(counts)))
@@ -34,7 +38,8 @@ def part(whole, mine):
         if name in rank: return rank[name] == mine
         return rank['region' if name.startswith(('region', 'crop', 'hna')) else 'image'] == mine
     first = int((rank['region'] < mine).sum())
-    return {k: v[rows_of(k)] for k, v in x.items()}, {k: v[rows_of(k)] for k, v in ids.items()}, owner[rank['negative'] == mine] - first
+    own, own_ids = ({k: v[rows_of(k)] for k, v in table.items()} for table in (x, ids))
+    return own, own_ids, owner[rank['negative'] == mine] - first
 
 
 def gradients(loss_of, x, ids, owner, dtype):
@@ -153,6 +158,20 @@ def rpa_on_its_own(rank):
         for name in ('hna', 'vic', 'htc'): assert mixed[name] == (everywhere if gather else alone)[name]
 
 
+def without_gather_a_rank_is_alone(rank):
+    "The default of every loss sees the batch of its own rank"
+    x, ids, owner = part(batch((3, 4), torch.float64), rank)
+    hard = x['region'], x['hna_text'], x['negative'], owner
+    pairs = dict(region=x['region'], crop=x['crop'])
+    forms = {
+        'nce': lambda **o: rpa_loss(x['region'], x['region_text'], 1., ids['region_text_id'], **o),
+        'strips': lambda **o: chunked_info_nce(x['region'], x['region_text'], 1., ids['region_text_id'], chunk=2, **o),
+        'hna': lambda **o: hard_negative_loss(*hard, 1., **o), 'vic': lambda **o: visual_consistency(**pairs, **o),
+        'mean': lambda **o: mean_over_ranks(x['region'].sum(), len(x['region']), **o)}
+    for name, loss in forms.items():
+        assert loss() == loss(gather=False) != loss(gather=True), name
+
+
 def ids_on_one_rank_only(rank):
     "A rank without ids counts its texts as different, and both ranks make the same exchanges"
     a, b = torch.randn(2, 4, D, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -164,13 +183,14 @@ def ids_on_one_rank_only(rank):
 JOBS = (
     lambda r: equal_to_the_whole(r, torch.float64, 1e-10), lambda r: equal_to_the_whole(r, torch.float32, 1e-5),
     same_value_everywhere, a_rank_without_a_graph_takes_part, ragged_gather, under_ddp,
-    rpa_on_its_own, ids_on_one_rank_only)
+    rpa_on_its_own, ids_on_one_rank_only, without_gather_a_rank_is_alone)
 
 
 def worker(rank, meeting):
     torch.set_num_threads(1)
-    dist.init_process_group('gloo', init_method=f'file://{meeting}', rank=rank,  # a file, because a free port may be taken before it is used
-                            world_size=WORLD, timeout=datetime.timedelta(seconds=60))
+    # a file, because a free port may be taken before it is used
+    meet = dict(init_method=f'file://{meeting}', timeout=datetime.timedelta(seconds=60))
+    dist.init_process_group('gloo', rank=rank, world_size=WORLD, **meet)
     for job in JOBS: job(rank)
     dist.barrier()  # nobody leaves while the other still speaks
     dist.destroy_process_group()  # not after a failure: it would wait for the other rank

@@ -9,7 +9,7 @@ import torch
 from geoalignclip_nb.core import GeoAlignError
 from geoalignclip_nb.architectures import activation, architecture, build_clip
 from geoalignclip_nb.ledger import count_parameters
-from geoalignclip_nb.model import GeoAlignCLIP, load_tag
+from geoalignclip_nb.model import GeoAlignCLIP, load_open_clip, start_vocabulary
 
 
 @pytest.fixture(scope='module')
@@ -90,7 +90,7 @@ def test_unknown_names_are_one_sentence(name):
 
 
 def test_quickgelu_is_refused_where_it_is_wrong():
-    with pytest.raises(GeoAlignError, match='ViT-B-16-quickgelu.openai'): load_tag('ViT-B-16.openai')
+    with pytest.raises(GeoAlignError, match='ViT-B-16-quickgelu.openai'): load_open_clip('ViT-B-16.openai')
 
 
 def test_activation_is_read_from_modules():
@@ -176,6 +176,145 @@ def test_forward_of_images_alone(model):
 def test_region_texts_without_boxes_are_left_out(model):
     with torch.no_grad(): out = model(dict(images=torch.randn(1, 3, 128, 128), brief=model.tokenize(['a']), hna_text=model.tokenize(['b'])))
     assert 'hna_text' not in out and 'brief' in out
+
+
+# ---- vocabulary ----------------------------------------------------------------------------------------------------------
+
+VOCABULARY = 49408
+WORDS = ['a white plane on the apron', 'storage tank']
+
+
+def mask(model, texts):
+    known = torch.zeros(VOCABULARY, dtype=torch.bool)
+    known[model.tokenize(texts)] = True
+    return known
+
+
+def table(model): return model.clip.token_embedding.weight.detach()
+
+
+def again(model, tmp_path, way, **more):
+    "The model read from the folder, or from its weight file alone"
+    model.save_pretrained(tmp_path/'m', **more)
+    if way == 'folder': return GeoAlignCLIP.from_pretrained(tmp_path/'m')
+    return GeoAlignCLIP.from_pretrained(tmp_path/'m'/'model.safetensors', arch='geoalign-tiny')
+
+
+def test_keep_tokens_merges_the_others_alone():
+    model = GeoAlignCLIP.create('geoalign-tiny')
+    before, known = table(model).clone(), mask(model, WORDS)
+    assert model.keep_tokens(known) is model and torch.equal(model.known_tokens, known)
+    assert torch.equal(table(model)[known], before[known])
+    torch.testing.assert_close(table(model)[~known], before[~known].mean(0).expand_as(before[~known]), atol=1e-7, rtol=0)
+    known[:] = False
+    assert not model.known_tokens.equal(known), 'the mask of the caller is not shared'
+
+
+def test_keeping_more_tokens_changes_no_row():
+    "A second training knows more: neither the known rows nor the shared one move"
+    model = GeoAlignCLIP.from_pretrained('geoalign-tiny')
+    before, known = table(model).clone(), model.known_tokens | mask(model, ['zyzzyva quokka'])
+    assert known.sum() > model.known_tokens.sum()
+    model.keep_tokens(known)
+    assert torch.equal(table(model), before) and torch.equal(model.known_tokens, known)
+
+
+@pytest.mark.parametrize('known', [torch.ones(VOCABULARY), torch.ones(7, dtype=torch.bool), torch.ones(VOCABULARY, 1, dtype=torch.bool)])
+def test_a_mask_of_another_shape_is_refused(model, known):
+    with pytest.raises(GeoAlignError, match='one bool per token'): model.keep_tokens(known)
+
+
+@pytest.mark.parametrize('way', ['folder', 'file'])
+@pytest.mark.parametrize('half', [False, True])
+def test_a_part_of_the_vocabulary_round_trips(tmp_path, way, half):
+    model = GeoAlignCLIP.create('geoalign-tiny')
+    model.keep_tokens(mask(model, WORDS))
+    back = again(model, tmp_path, way, half=half)
+    assert torch.equal(back.known_tokens, model.known_tokens) and back.known_tokens.dtype == torch.bool
+    expected = table(model).half().float() if half else table(model)
+    assert torch.equal(table(back), expected)
+    if not half:
+        with torch.no_grad(): assert torch.equal(back.encode_text(WORDS), model.encode_text(WORDS))
+    assert (tmp_path/'m'/'model.safetensors').stat().st_size < (30e6 if half else 60e6)  # 52 and 104 MB with the whole table
+
+
+@pytest.mark.parametrize('way', ['folder', 'file'])
+@pytest.mark.parametrize('half', [False, True])
+@pytest.mark.parametrize('known', ['None', 'kept', 'set by hand'])
+def test_a_whole_vocabulary_round_trips(tmp_path, way, half, known):
+    "All tokens known is the same as no mask: the file holds the whole table"
+    model = GeoAlignCLIP.create('geoalign-tiny')
+    before = table(model).clone()
+    everything = torch.ones(VOCABULARY, dtype=torch.bool)
+    if known == 'kept': model.keep_tokens(everything)
+    if known == 'set by hand': model.known_tokens = everything
+    back = again(model, tmp_path, way, half=half)
+    assert back.known_tokens is None and model.unknown_words(['qzxj']) == back.unknown_words(['qzxj']) == []
+    assert torch.equal(table(model), before) and torch.equal(table(back), before.half().float() if half else before)
+
+
+def test_an_empty_vocabulary_round_trips(tmp_path):
+    model = GeoAlignCLIP.create('geoalign-tiny').keep_tokens(torch.zeros(VOCABULARY, dtype=torch.bool))
+    back = again(model, tmp_path, 'folder')
+    assert not back.known_tokens.any() and torch.equal(table(back), table(model)) and len(table(back).unique(dim=0)) == 1
+
+
+def test_the_bundled_model_knows_exactly_its_tokens(tmp_path):
+    from geoalignclip_nb.core import asset
+    from safetensors.torch import load_file
+    model, file = GeoAlignCLIP.from_pretrained('geoalign-tiny'), load_file(asset('geoalign-tiny')/'model.safetensors')
+    assert torch.equal(model.known_tokens.nonzero()[:, 0], file['token_ids'].long())
+    back = again(model, tmp_path, 'folder')
+    assert torch.equal(back.known_tokens, model.known_tokens) and torch.equal(table(back), table(model))
+    with torch.no_grad(): assert torch.equal(back.encode_text(WORDS), model.encode_text(WORDS))
+
+
+def test_every_precision_of_a_file_has_the_known_rows(tmp_path):
+    model = GeoAlignCLIP.from_pretrained('geoalign-tiny').to(torch.bfloat16)
+    back = again(model, tmp_path, 'folder')
+    assert torch.equal(back.known_tokens, model.known_tokens) and torch.equal(table(back), table(model).float())
+
+
+@pytest.mark.parametrize('spoil, word', [
+    (lambda s: s.update(token_ids=s['token_ids'] + VOCABULARY), 'outside 0 to 49407'),
+    (lambda s: s.update(token_ids=s['token_ids'] - 1000), 'outside 0 to 49407'),
+    (lambda s: s.update(token_ids=s['token_ids'].float()), 'float32'),
+    (lambda s: s.update(token_ids=s['token_ids'][:, None]), 'token_ids is'),
+    (lambda s: s.update(token_ids=s['token_ids'] * 0 + 5), 'twice'),
+    (lambda s: s.update(token_ids=s['token_ids'][1:]), 'token_rows is'),
+    (lambda s: s.update(token_rows=s['token_rows'][:, 1:].contiguous()), 'token_rows is'),
+    (lambda s: s.update(token_shared=s['token_shared'][None]), 'token_shared is'),
+    (lambda s: s.pop('token_rows'), 'token_rows is missing'),
+    (lambda s: s.pop('token_ids'), 'token_ids is missing'),
+    (lambda s: s.pop('token_shared'), 'token_shared is missing'),
+    (lambda s: s.update({'clip.token_embedding.weight': torch.zeros(VOCABULARY, 256)}), 'is there too'),
+])
+def test_a_damaged_token_table_is_one_sentence(tmp_path, spoil, word):
+    from safetensors.torch import load_file, save_file
+    model = GeoAlignCLIP.create('geoalign-tiny')
+    model.keep_tokens(mask(model, WORDS)).save_pretrained(tmp_path/'m')
+    state = load_file(tmp_path/'m'/'model.safetensors')
+    spoil(state)
+    save_file(state, tmp_path/'m'/'model.safetensors')
+    with pytest.raises(GeoAlignError, match=word) as e: GeoAlignCLIP.from_pretrained(tmp_path/'m')
+    assert '\n' not in str(e.value) and str(e.value).startswith('The token table of m is damaged')
+
+
+def test_the_vocabulary_that_a_training_starts_from(tmp_path):
+    "None of random weights, all of weights from a file, else what the model knows"
+    model = GeoAlignCLIP.create('geoalign-tiny')
+    assert start_vocabulary(model).shape == (VOCABULARY,) and not start_vocabulary(model).any()
+    for way in ('folder', 'file'): assert start_vocabulary(again(model, tmp_path, way)).all()
+    bundled = GeoAlignCLIP.from_pretrained('geoalign-tiny')
+    start = start_vocabulary(bundled)
+    assert torch.equal(start, bundled.known_tokens) and 0 < start.sum() < VOCABULARY
+    start[:] = True
+    assert not bundled.known_tokens.all(), 'a copy: the trainer may write into it'
+    model.keep_tokens(mask(model, WORDS))
+    assert torch.equal(start_vocabulary(model), mask(model, WORDS))
+    trained = GeoAlignCLIP.create('geoalign-tiny')
+    trained.config['trained'] = True
+    assert start_vocabulary(trained).all()
 
 
 def test_config_is_plain_json(model, tmp_path):

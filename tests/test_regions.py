@@ -89,3 +89,47 @@ def test_float32_under_every_precision(dtype):
     with torch.autocast('cpu', dtype=torch.bfloat16): out = roi_features(dense.to(dtype), boxes, (112, 112))
     assert out.dtype == torch.float32
     torch.testing.assert_close(out, roi_features(dense.to(dtype).float(), boxes, (112, 112)))
+
+
+@pytest.mark.parametrize('cells_wide, cells_high', [(.8e-3, 4.), (1e-4, 1e-5), (3., .9e-3)])
+def test_thin_boxes_get_a_thousandth_of_a_cell(cells_wide, cells_high):
+    "A frame of 60 × 40 pixels over a map of 6 × 8 cells; the middle stays"
+    x, y = cells_wide * 60 / 6, cells_high * 40 / 8
+    box = torch.tensor([[0, 30 - x / 2, 20 - y / 2, 30 + x / 2, 20 + y / 2]], dtype=torch.float64)
+    _, x1, y1, x2, y2 = grid_boxes(box, (40, 60), (8, 6))[0].tolist()
+    assert (x1 + x2) / 2 == pytest.approx(3) and (y1 + y2) / 2 == pytest.approx(4)
+    assert x2 - x1 == pytest.approx(max(cells_wide, 1e-3)) and y2 - y1 == pytest.approx(max(cells_high, 1e-3))
+
+
+def test_points_outside_a_map_take_its_edge():
+    plane = torch.arange(6.).reshape(1, 2, 3)  # two rows, three columns
+    points = torch.tensor([[-5., -5.], [9., -5.], [-5., 9.], [9., 9.], [1., .25], [.5, 1.]])
+    assert bilinear_at(plane, points).tolist() == [[0., 2., 3., 5., 1.75, 3.5]]
+
+
+@pytest.mark.parametrize('row', [[0, 224, 5, 230, 9], [0, 5, 200, 9, 240], [0, -9, 5, 0, 9], [0, 5, -9, 9, 0]])
+def test_boxes_that_touch_the_frame_from_outside(row):
+    with pytest.raises(GeoAlignError, match='lies outside the frame of 224 × 200 pixels; move it inside.$'):
+        frame_boxes([row], 1, (200, 224))
+
+
+def test_boxes_are_cut_exactly_and_float32():
+    rows = [[0, .25, .25, .5, .75], [0, -3, -4, 5, 6], [1, 200, 190, 300, 300]]
+    want = [[0, .25, .25, .5, .75], [0, 0, 0, 5, 6], [1, 200, 190, 224, 200]]
+    for boxes in (rows, torch.tensor(rows), torch.tensor(rows, dtype=torch.float64)):
+        got = frame_boxes(boxes, 2, (200, 224))
+        assert got.dtype == torch.float32 and got.tolist() == want
+    assert frame_boxes([], 2, (200, 224)).shape == (0, 5)
+
+
+@pytest.mark.parametrize('row, words', [
+    ([0, float('nan'), 0, 1, 1], 'is not finite; give an image index and four numbers x1, y1, x2, y2.'),
+    ([0, 5, 5, 5, 9], 'has no area; give x1 < x2 and y1 < y2.'), ([2, 0, 0, 9, 9], 'use whole numbers from 0 to 1.')])
+def test_the_sentence_ends_with_the_remedy(row, words):
+    with pytest.raises(GeoAlignError) as e: frame_boxes([row], 2, (200, 224))
+    assert str(e.value).endswith(words)
+
+
+def test_a_feature_map_has_four_dimensions():
+    with pytest.raises(GeoAlignError, match='give .B, D, h, w.'):
+        roi_features(torch.randn(3, 14, 14), [[0, 1, 2, 3, 4]], (224, 224))

@@ -1,4 +1,4 @@
-"""Embeddings that are kept, judges, result files and the matrix."""
+"""Embeddings that are kept, evaluators, result files and the sweep."""
 import json
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from PIL import Image
 from geoalignclip_nb.bench import runs
 from geoalignclip_nb.bench.datasets import BenchSet
 from geoalignclip_nb.bench.embeddings import Embedder, pictures_hash, read_ahead, weights_hash
-from geoalignclip_nb.bench.judges import Settings, judge, judge_by_choice
+from geoalignclip_nb.bench.evaluation import Question, Settings, evaluate, evaluate_multiple_choice
 from geoalignclip_nb.cli import main
 from geoalignclip_nb.core import GeoAlignError, Region, Sample
 from geoalignclip_nb.model import GeoAlignCLIP
@@ -48,19 +48,21 @@ class Counting(torch.nn.Module):
 def test_another_template_asks_the_picture_tower_nothing(model, folder, tmp_path):
     counting = Counting(model)
     items = runs.open_set('scene_classification', 'folder', folder)
-    for templates in ('plain', 'aerial', 'skyscript'): judge(counting, items, 'scene_classification', Settings(templates, cache=str(tmp_path/'kept')))
+    for templates in ('plain', 'aerial', 'skyscript'): evaluate(counting, items, 'scene_classification', Settings(templates, cache=str(tmp_path/'kept')))
     assert counting.calls == 1
 
 
 def test_another_resolution_mode_precision_or_checkpoint_is_another_file(model, folder, tmp_path):
     samples, kept = runs.open_set('scene_classification', 'folder', folder).samples, tmp_path/'kept'
-    def n(**k): Embedder(model, **({'cache': kept} | k)).images(samples); return len(list(kept.iterdir()))
-    assert n() == 1 and n() == 1 and n(precision='fp32') == 2 and n(resize='longest') == 3
+    def n(**k): Embedder(model, **({'cache': kept, 'precision': 'fp32'} | k)).images(samples); return len(list(kept.iterdir()))
+    assert n() == 1 and n() == 1 and n(precision='bf16') == 2 and n(resize='longest') == 3
     model.preprocess.size, old = 128, model.preprocess.size
     assert n() == 4
     model.preprocess.size = old
     Embedder(GeoAlignCLIP.create('geoalign-debug', seed=1), cache=kept).images(samples)
     assert len(list(kept.iterdir())) == 5
+    Embedder(model, cache=kept, precision='fp32', size=32).images(samples)
+    assert len(list(kept.iterdir())) == 6
 
 
 def test_a_replaced_picture_is_embedded_again(model, tmp_path):
@@ -167,15 +169,15 @@ class Talker:
 
 
 def test_a_talker_sees_the_truth_at_every_place():
-    rows = [(i, 0, f'truth {i}', [('a', ''), ('b', ''), ('c', '')]) for i in range(60)]
+    questions = [Question(i, 0, [f'truth {i}', 'a', 'b', 'c']) for i in range(60)]
     items = BenchSet('x', '', [Sample(Image.new('RGB', (8, 8)), id=str(i), regions=[Region((0, 0, .5, 1))]) for i in range(60)])
     talker = Talker(lambda o: next(k for k, t in enumerate(o) if t.startswith('truth')))
-    got = judge_by_choice(talker, items, rows, lambda r: [r[2], *(t for t, _ in r[3])])
-    assert got['metrics']['acc1'] == 100 and all(box == (0, 0, .5, 1) for _, box in talker.seen)
+    got = evaluate_multiple_choice(talker, items, questions)
+    assert got.metrics['acc1'] == 100 and all(box == (0, 0, .5, 1) for _, box in talker.seen)
     places = np.bincount([next(k for k, t in enumerate(o) if t.startswith('truth')) for o, _ in talker.seen], minlength=4)
     assert places.min() > 0
     again = Talker(lambda o: 0)
-    judge_by_choice(again, items, rows, lambda r: [r[2], *(t for t, _ in r[3])])
+    evaluate_multiple_choice(again, items, questions)
     assert [o for o, _ in again.seen] == [o for o, _ in talker.seen]  # the order is fixed
 
 
@@ -192,14 +194,15 @@ def test_command_line(folder, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize('words,says', [
     (['bench', 'retrieval', '--dataset', 'nothing'], 'choose one of'), (['bench', 'retrieval', '--dataset', 'rsicd', '--root', 'nowhere'], 'get it from'),
     (['bench', 'scene_classification', '--dataset', 'folder', '--root', '.', '--out', 'nowhere/r.json'], 'does not exist'),
-    (['bench', 'scene-classification', '--dataset', 'folder', '--root', '.', '--templates', 'sky'], "Template set 'sky' is unknown"),
+    (['bench', 'scene-classification', '--dataset', 'folder', '--root', '.', '--templates', 'sky'], "'sky'"),
     (['bench', 'caption', '--dataset', 'rsicd', '--out', 'r.json'], "Task 'caption' is unknown"),
     (['matrix', '--models', 'x', '--benchmarks', 'rsicd', '--out', 'results'], 'TASK:SET'), (['tables', 'nowhere'], 'nowhere')])
 def test_mistakes_are_one_sentence(words, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(words) == 2
+    try: code = main(words)
+    except SystemExit as e: code = e.code
     said = capsys.readouterr().err.strip()
-    assert says in said and '\n' not in said and not list(Path('.').rglob('*.json'))
+    assert code == 2 and says in said and '\n' not in said and not list(Path('.').rglob('*.json'))
 
 
 @pytest.mark.parametrize('out,says', [('nowhere/r.json', 'does not exist'), ('.', '.json'), ('set', '.json'), ('sub.json', 'is a folder'), ('a.txt/r.json', 'is a file')])

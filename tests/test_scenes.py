@@ -8,7 +8,7 @@ import pytest
 from geoalignclip_nb.core import GeoAlignError, Sample
 from geoalignclip_nb.scenes import KINDS, absent_phrases, compose, make_scene, make_scenes
 from geoalignclip_nb.things import NEAR, PAINT, THINGS
-from geoalignclip_nb.truth import PLACES
+from geoalignclip_nb.truth import PLACES, WAYS, alike, may_hold, near_way
 
 BATCH = [make_scene(kind, seed, 64) for kind in KINDS for seed in range(8)]
 
@@ -80,6 +80,76 @@ def test_negatives_are_false_of_every_region_of_their_picture():
     for s in BATCH:
         true = {r.text for r in s.regions}
         for r in s.regions: assert not true & {t for t, _ in r.negatives}
+
+
+# ---- hard negatives that might be true are no negatives ------------------------------------------------------------------
+
+def thing(**claim):
+    "A white plane of medium size in the middle that points to the top, or another one"
+    claim = dict(name='plane', colour='white', place=(1, 1), size=None, way='top') | claim
+    return dict(name=claim['name'], box=(.4, .4, .6, .6), claim=claim)
+
+
+def claim(**change): return thing(**change)['claim']
+
+
+def test_a_color_that_light_can_turn_into_the_true_one_may_hold():
+    for near in NEAR:
+        for colour in near:
+            for other in near: assert may_hold(claim(colour=other), [thing(colour=colour)]), (colour, other)
+    pairs = [(a, b) for a in PAINT for b in PAINT if a != b and not any({a, b} <= near for near in NEAR)]
+    assert len(pairs) > 20
+    for a, b in pairs: assert not may_hold(claim(colour=a), [thing(colour=b)]), (a, b)
+
+
+def test_colors_are_alike_in_groups():
+    for colour in PAINT: assert alike(colour) == {colour} | {other for near in NEAR if colour in near for other in near}
+
+
+@pytest.mark.parametrize('turn', range(8))
+@pytest.mark.parametrize('start', range(8))
+def test_a_neighboring_direction_may_hold(start, turn):
+    "Headings are rounded to 45 degrees, so the next direction may be as true; opposite and sideways ones are false"
+    way, other = WAYS[start], WAYS[(start + turn) % 8]
+    assert may_hold(claim(way=other), [thing(way=way)]) == (turn in (0, 1, 7))
+    assert near_way(way, other) == (turn in (1, 7))
+
+
+@pytest.mark.parametrize('change, real, holds', [
+    (dict(name='boat'), dict(), False), (dict(name='truck', way=None), dict(name='car', way=None), True),
+    (dict(place=(1, 1)), dict(), True), (dict(place=(0, 0)), dict(), False), (dict(place=(2, 1)), dict(), False), (dict(place=(1, 2)), dict(), False),
+    (dict(place=None), dict(), True), (dict(place=(0, 0)), dict(place=None), True),
+    (dict(size='large'), dict(size='small'), False), (dict(size='large'), dict(size='large'), True), (dict(size='large'), dict(size=None), True), (dict(size=None), dict(size='small'), True),
+    (dict(way=None), dict(), True), (dict(way='bottom'), dict(way=None), True), (dict(way='vertically'), dict(way='horizontally'), False), (dict(way='vertically'), dict(way='vertically'), True),
+])
+def test_each_part_of_a_claim_counts(change, real, holds): assert may_hold(claim(**change), [thing(**real)]) == holds
+
+
+def test_a_place_may_hold_near_its_middle():
+    "Up to .28 of the picture between the middle of the box and the middle of the named place"
+    for x, holds in ((.21, False), (.23, True), (.5, True), (.77, True), (.79, False)):
+        for box in ((x - .05, .45, x + .05, .55), (.45, x - .05, .55, x + .05)):
+            assert may_hold(claim(), [thing() | dict(box=box)]) == holds, (x, box)
+
+
+def test_one_thing_must_make_the_whole_claim_true():
+    things = [thing(colour='red'), thing(way='bottom'), thing(size='small')]
+    assert may_hold(claim(size='large'), things[:2] + [thing(size='large')])
+    assert not may_hold(claim(size='large', way='right'), [thing(colour='red', way='right'), thing(way='bottom'), thing(size='small', way='right')])
+    assert not may_hold(claim(), [])
+
+
+def test_no_negative_of_a_scene_may_hold():
+    "Of all scenes: no negative whose colors are alike or whose directions are neighbors while the rest of the claim is true"
+    alike_words = {c: {c}.union(*(near for near in NEAR if c in near)) for c in PAINT}
+    for s in BATCH:
+        told = [(parse(r.text), r) for r in s.regions]
+        for (colours, name, place, way), r in told:
+            for text, kind in r.negatives:
+                other = parse(text)
+                if kind == 'attribute' and colours[0] != other[0][0]: assert other[0][0] not in alike_words[colours[0]], (r.text, text)
+                if kind != 'orientation' or way in (None, other[3]) or other[2] != place: continue
+                if way in WAYS: assert (WAYS.index(way) - WAYS.index(other[3])) % 8 == 4, (r.text, text)
 
 
 @pytest.mark.parametrize('kind', KINDS)

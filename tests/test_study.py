@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from geoalignclip_nb.core import GeoAlignError
+from geoalignclip_nb.core import GeoAlignError, Region, Sample
 from geoalignclip_nb.study.ablation import ROWS, STEPS, TABLE6, ablate, collect, gain, ladder, markdown, read_row, row_preset, spread
 from geoalignclip_nb.train import recipe
 from geoalignclip_nb.train.engine import Log, stage_loader, stage_objective
@@ -131,13 +131,17 @@ def test_a_variant_is_counted_from_its_like():
     with pytest.raises(GeoAlignError, match='adds no term'): base_of(rows, '1a')
 
 
-def test_agreement_by_hand(monkeypatch):
-    from types import SimpleNamespace
+class Vectors:
+    "An embedder with given vectors of boxes"
+    def __init__(self, vectors): self.vectors = vectors
+    def boxes(self, samples, boxes, view): return self
+
+
+def test_agreement_by_hand():
     from geoalignclip_nb.study import ablation
     region, crop = torch.eye(3), torch.tensor([[1., 0, 0], [0, 0, 1], [0, .6, .8]])
-    monkeypatch.setattr(ablation, 'embed_regions', lambda model, arrays, boxes, size, view: region if view == 'roi' else crop)
-    sample = SimpleNamespace(regions=[SimpleNamespace(box=(0, 0, 1, 1), category=c) for c in 'aab'])
-    got = ablation.crop_agreement(None, SimpleNamespace(samples=[sample], arrays=[None]), 64, 32)
+    sample = Sample('a.png', regions=[Region((0, 0, 1, 1), category=c) for c in 'aab'])
+    got = ablation.crop_agreement(Vectors(region), Vectors(crop), [sample])
     assert got['own'] == pytest.approx(60.) and got['same_class'] == 0. and got['other_class'] == pytest.approx(100 * 1.6 / 4) and got['n'] == 3
     assert got['r1'] == pytest.approx(100 / 3)  # the first finds its own; the second is beaten by .6 to 0, the third by 1 to .8
 

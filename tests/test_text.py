@@ -53,6 +53,18 @@ def test_ten_thousand_characters_are_cut_and_counted():
     assert ids.shape == (1, 248) and ids[0, -1] == THEIRS.eot_token_id and tokenizer.truncated == 2
 
 
+@pytest.mark.parametrize('context', [8, 77])
+@pytest.mark.parametrize('more, cut', [(0, 0), (1, 1), (-1, 0)])
+def test_a_text_that_just_fits_is_not_cut(context, more, cut):
+    "Start and end mark take two places"
+    tokenizer, words = Tokenizer(context), context - 2 + more
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        ids = tokenizer(['plane ' * words])
+    assert tokenizer.truncated == len(told) == cut and ids.shape == (1, min(words + 2, context))
+    assert torch.equal(ids, THEIRS(['plane ' * words], context)[:, :ids.shape[1]])
+
+
 def test_an_end_mark_in_a_text_does_not_end_it(): assert len(token_ids('a <end_of_text> b')) == 2
 
 
@@ -87,6 +99,14 @@ def test_sliced_equals_full_length(pair):
     for clip in pair:
         whole = THEIRS(texts, clip.context_length)
         torch.testing.assert_close(encode_tokens(clip, Tokenizer(clip.context_length)(texts)), clip.encode_text(whole), atol=1e-5, rtol=0)
+
+
+def test_pooling_at_the_end_mark_is_not_at_the_largest_id():
+    "Pooling 'eos' reads the position of one id, which need not be the largest"
+    clip = tiny(CustomTextCLIP, pool_type='eos', eos_id=7)
+    ids = torch.tensor([[3, 9000, 5, 7, 0, 0], [3, 4, 7, 0, 0, 0], [3, 2, 8000, 6, 9, 7]])
+    whole = torch.nn.functional.pad(ids, (0, 77 - ids.shape[1]))
+    torch.testing.assert_close(encode_tokens(clip, ids), clip.encode_text(whole), atol=1e-5, rtol=0)
 
 
 def test_padding_with_the_end_mark_is_the_same(pair):

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from open_clip.model import CLIP, CustomTextCLIP
 from PIL import Image
+from timm import create_model
 
 from geoalignclip_nb.core import GeoAlignError
 from geoalignclip_nb.pictures import crop_box, pixel_box, read_tiff, resize_image, stretch_to_8bit
@@ -284,6 +285,41 @@ def test_value_only_is_the_diagonal_mask():
     x = torch.randn(2, 7, 64)
     mask = torch.full((7, 7), float('-inf')).fill_diagonal_(0)
     torch.testing.assert_close(value_only(block, x), block(x, attn_mask=mask), atol=1e-5, rtol=0)
+
+
+def prefixed(name='test_vit2', **settings):
+    "A timm tower of open_clip with other settings of `timm.create_model`"
+    clip = timm(name, 'avg')
+    torch.manual_seed(1)
+    clip.visual.trunk = create_model(name, num_classes=0, **settings).eval()
+    for p in clip.visual.trunk.parameters(): torch.nn.init.normal_(p, std=.2)
+    return clip
+
+
+PREFIXES = {'cls and 3 registers': dict(class_token=True, reg_tokens=3), 'registers outside the table': dict(class_token=True, reg_tokens=3, no_embed_class=True),
+            'cls outside the table': dict(class_token=True, reg_tokens=0, no_embed_class=True), 'no prefix': dict(class_token=False, reg_tokens=0)}
+
+
+@pytest.mark.parametrize('settings', PREFIXES.values(), ids=PREFIXES)
+@pytest.mark.parametrize('h, w', [(160, 160), (64, 96)])
+def test_timm_prefixes(settings, h, w):
+    "The picture's vector is timm's own at every size; a cell is what the head says of a token that attends to itself alone"
+    clip, x = prefixed(**settings), torch.randn(2, 3, h, w)
+    v, t = clip.visual, clip.visual.trunk
+    theirs = create_model('test_vit2', num_classes=0, dynamic_img_size=True, **settings).eval()
+    theirs.load_state_dict(t.state_dict())
+    prefix, seen = t.num_prefix_tokens, []
+    hook = theirs.blocks[-1].register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    with torch.no_grad():
+        expected = v.head(theirs.forward_head(theirs.forward_features(x)))
+        cls, dense = encode_image(clip, x)
+        hook.remove()
+        patches = seen[0][:, prefix:]
+        alone = theirs.blocks[-1](patches.reshape(-1, 1, patches.shape[-1])).reshape(patches.shape)  # each token in a sequence of its own
+        cells = v.head(theirs.fc_norm(theirs.norm(alone)))
+    torch.testing.assert_close(cls, expected, atol=1e-4, rtol=1e-4)
+    assert dense.shape[2:] == (h // 16, w // 16)
+    torch.testing.assert_close(dense.flatten(2).transpose(1, 2), cells, atol=1e-4, rtol=1e-4)
 
 
 def test_positions():

@@ -203,16 +203,79 @@ def test_fgclip_pictures_regions_and_both_text_ways(fg):
     with torch.no_grad():
         same(model.encode_image(x), hf_image(s, x))
         same(model.encode_regions(x, boxes), hf_image(s, x, boxes))
-        mixed = model.encode_text([SHORT[0], *LONG, SHORT[1]])
-    same(mixed[[0, 2]], hf_text(s, SHORT, s['text_model.embeddings.position_embedding.weight'], 'text_projection'))
-    same(mixed[[1]], hf_text(s, LONG, fg_long_table(s), 'text_filip_projection'))
+        short, long = model.encode_text(SHORT), model.encode_text(LONG)
+    same(short, hf_text(s, SHORT, s['text_model.embeddings.position_embedding.weight'], 'text_projection'))
+    same(long, hf_text(s, LONG, fg_long_table(s), 'text_filip_projection'))
     assert (model.log_scale_rpa.item(), model.log_scale_hna.item()) == (3.5, 2.5) and model.context_length == 248
 
 
 def test_fgclip_head_can_be_chosen(fg):
     s, model = fg
     model.text_head = 'long'
-    with torch.no_grad(): same(model.encode_text(SHORT), hf_text(s, SHORT, fg_long_table(s), 'text_filip_projection'))
+    want = hf_text(s, SHORT, fg_long_table(s), 'text_filip_projection')
+    with torch.no_grad(): same(model.encode_text(SHORT), want)
+    model.text_head = 'auto'
+    with torch.no_grad(): same(model.encode_text(SHORT, 'long'), want)
+    with pytest.raises(GeoAlignError, match='text head'): model.encode_text(SHORT, 'length')
+
+
+def test_fgclip_takes_one_head_for_a_list(fg):
+    "The longest text decides for all; before, each text chose by its own length"
+    s, model = fg
+    with torch.no_grad(): same(model.encode_text([SHORT[0], *LONG]), hf_text(s, [SHORT[0], *LONG], fg_long_table(s), 'text_filip_projection'))
+
+
+def test_fgclip_short_head_cuts_after_77_tokens(fg):
+    s, model = fg
+    text = ['plane ' * 90]
+    cut = hf_text(s, ['plane ' * 75], s['text_model.embeddings.position_embedding.weight'], 'text_projection')
+    with torch.no_grad(): same(model.encode_text(text, 'short'), cut)
+
+
+def test_sentences_of_74_and_79_tokens_are_near_each_other(fg):
+    "Two sentences that differ in five words had a cosine of 0.02, because each took a head of its own"
+    from geoalignclip_nb.bench.embeddings import Embedder
+    s, model = fg
+    torch.nn.init.normal_(model.long['text_projection'])  # heads as different as trained ones
+    with torch.no_grad(): model.long['positional_embedding'].copy_(stretch_positions(model.clip.positional_embedding))
+    one, two = 'plane ' * 72, 'plane ' * 72 + 'tank ship pool field road'
+    assert [len(model.tokenizer([t])[0]) for t in (one, two)] == [74, 79]
+    alone = [Embedder(model).texts([t])[0] for t in (one, two)]
+    embed = Embedder(model)
+    together = embed.texts([one, two])
+    assert embed.used_head == 'long' and together[0] @ together[1] > .9 > abs(alone[0] @ alone[1]) + .3
+    short = Embedder(model, text_head='short')
+    vectors = short.texts([one, two])
+    assert short.used_head == 'short' and vectors[0] @ vectors[1] > .9
+
+
+def test_one_head_for_all_batches_of_a_set(fg):
+    "The long text is in the second batch only"
+    from geoalignclip_nb.bench.embeddings import Embedder, embed_texts
+    s, model = fg
+    vectors = embed_texts(Embedder(model), ['plane', 'plane ' * 80], batch=1)
+    with torch.no_grad(): same(vectors[:1], model.encode_text(['plane'], 'long'))
+
+
+def test_published_preprocessing(tmp_path):
+    from geoalignclip_nb.bench.embeddings import Embedder
+    path = save(random_clip(CONFIG).state_dict(), tmp_path/'w.pt')
+    model = zoo.load('ViT-B-32-quickgelu.remoteclip', path, config=CONFIG)
+    found = Embedder(model, 'published').preprocess
+    assert (found.mode, found.mean, found.std, model.preprocess.mode) == ('shortest', model.preprocess.mean, model.preprocess.std, 'squash')
+    with pytest.raises(GeoAlignError, match='not known'): Embedder(zoo.load(path, config=CONFIG), 'published')
+    with pytest.raises(GeoAlignError, match='not known'): zoo.load(path, config=CONFIG, mode='published')
+
+
+@pytest.mark.parametrize('width, height', [(90, 61), (61, 90), (300, 200), (64, 64), (65, 129), (31, 97), (1000, 333)])
+def test_published_shortest_is_open_clips_transform_to_the_bit(tmp_path, width, height):
+    from geoalignclip_nb.bench.embeddings import Embedder
+    path = save(random_clip(CONFIG).state_dict(), tmp_path/'w.pt')
+    model = zoo.load('ViT-B-32-quickgelu.remoteclip', path, config=CONFIG)
+    image = Image.effect_noise((width, height), 60).convert('RGB')
+    frame = Embedder(model, 'published').preprocess
+    transform = open_clip.image_transform(frame.size, is_train=False, mean=frame.mean, std=frame.std, resize_mode='shortest')
+    assert torch.equal(frame(image), transform(image))
 
 
 @pytest.mark.parametrize('words, long', [(75, False), (76, True)])

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from geoalignclip_nb.core import GeoAlignError
 from geoalignclip_nb.data.loader import ImageCache, LoaderSettings, collate, make_item
-from geoalignclip_nb.losses.contrastive import info_nce, l2_normalize
+from geoalignclip_nb.losses.contrastive import l2_normalize
 from geoalignclip_nb.losses.objective import Objective, with_htc
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.scenes import make_scenes

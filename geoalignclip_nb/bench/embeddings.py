@@ -93,7 +93,7 @@ RESIZE_MODES = ('squash', 'longest', 'shortest', 'published')
 TEXT_HEADS = ('auto', 'short', 'long')
 
 def input_preprocess(model, resize: str = 'squash', size: int | None = None) -> Preprocess:
-    "The preprocessing for a resize mode and a side in pixels (None: the model's own); raises `GeoAlignError` for an unknown mode"
+    "The preprocessing for a resize mode and a side in pixels (None: the model's own)"
     if resize == 'published': found = published_preprocess(model)
     else: found = replace(model.preprocess, mode=resize)
     if size is None: return found
@@ -194,7 +194,8 @@ def _keep(self: Embedder, path: Path, found: Vectors):
     counts = np.array(list(self.skipped.values()), dtype=int)
     told = np.array(self.told, dtype=str)
     with write_beside(path) as tmp:
-        np.savez(tmp, vectors=found.vectors.numpy(), kept=np.array(found.kept), told=told, reasons=reasons, counts=counts)
+        arrays = dict(told=told, reasons=reasons, counts=counts)
+        np.savez(tmp, vectors=found.vectors.numpy(), kept=np.array(found.kept), **arrays)
 
 # %% ../../nbs/50d_embeddings.ipynb #69939ee8
 def embed_images(
@@ -245,7 +246,7 @@ def embed_boxes(
     boxes: Boxes,  # a list per sample; it may be empty
     view: str = 'roi',  # one of `REGION_FEATURES`
 ) -> Vectors:  # `kept`: [(sample, number of the box in it)] of the K rows
-    "Unit vectors of boxes; raises `GeoAlignError` for an unknown view, no box at all, or a resize mode that cuts images"
+    "Unit vectors of boxes; raises `GeoAlignError` for an unknown view, no box, or a resize mode that cuts images"
     if view not in REGION_FEATURES:
         raise GeoAlignError(f"View '{view}' is unknown; choose {', '.join(REGION_FEATURES)}.")
     if view != 'image' and self.preprocess.mode == 'shortest':

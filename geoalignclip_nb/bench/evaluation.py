@@ -34,6 +34,7 @@ class Answer(NamedTuple):
     readable: bool
     right: bool
 
+# %% ../../nbs/59b_evaluation.ipynb #f847ea33
 def ask(model, items: BenchSet, question: Question) -> Answer | None:
     "Ask once, options in an order fixed by a hash; None where the image cannot be read"
     sample = items.samples[question.sample]
@@ -85,10 +86,12 @@ def _retrieval(embed: Embedder, items: BenchSet, s: Settings) -> Evaluation:
     return evaluate_retrieval(embed, items.samples, s.protocol)
 
 def _scenes(embed: Embedder, items: BenchSet, s: Settings) -> Evaluation:
-    return evaluate_scenes(embed, items.samples, items.labels, items.classes, templates=s.templates, average=s.class_vectors)
+    words = dict(templates=s.templates, average=s.class_vectors)
+    return evaluate_scenes(embed, items.samples, items.labels, items.classes, **words)
 
 def _regions(embed: Embedder, items: BenchSet, s: Settings) -> Evaluation:
-    return evaluate_regions(embed, items.samples, items.classes, templates=s.templates, view=s.view, average=s.class_vectors)
+    words = dict(templates=s.templates, average=s.class_vectors)
+    return evaluate_regions(embed, items.samples, items.classes, view=s.view, **words)
 
 def _hard_negatives(embed: Embedder, items: BenchSet, s: Settings) -> Evaluation:
     return evaluate_hard_negatives(embed, items.samples, s.limit, s.text, s.view)
@@ -102,11 +105,13 @@ class Questions(NamedTuple):
     questions: list[Question]
     skipped: dict[str, int]  # reason -> items
 
+# %% ../../nbs/59b_evaluation.ipynb #2ecd3419
 def questions_of(items: BenchSet, task: str, settings: Settings) -> Questions:
     "A set as multiple-choice questions; raises `GeoAlignError` where it has none"
     if task == 'fine_grained':
         rows, without = near_miss_rows(items.samples, settings.text, settings.limit)
-        return Questions([Question(r.sample, r.region, r.texts) for r in rows], {'no near misses': without} if without else {})
+        skipped = {'no near misses': without} if without else {}
+        return Questions([Question(r.sample, r.region, r.texts) for r in rows], skipped)
     names = [v[0] for v in items.classes.values()]
     if task == 'region_classification':
         boxes, strange = box_rows(items.samples, items.classes)
@@ -126,10 +131,12 @@ def evaluate(model, items: BenchSet, task: str, settings: Settings, quiet: bool 
     out.setup = embed.setup()
     return out
 
+# %% ../../nbs/59b_evaluation.ipynb #4ca1cd47
 def _evaluate_language_model(model, items: BenchSet, task: str, settings: Settings) -> Evaluation:
     "Multiple choice; raises `GeoAlignError` for retrieval"
     if task == 'retrieval':
-        raise GeoAlignError(f'{model.name} answers questions and has no vectors, so it cannot do retrieval; choose a CLIP model.')
+        raise GeoAlignError(f'{model.name} answers questions and has no vectors, so it cannot do retrieval; '
+                            f'choose a CLIP model.')
     found = questions_of(items, task, settings)
     out = evaluate_multiple_choice(model, items, found.questions)
     out.skipped |= found.skipped

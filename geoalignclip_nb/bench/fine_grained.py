@@ -21,12 +21,13 @@ TEXT_KINDS = ('description', 'phrase', 'any')
 
 def near_misses(
     region: Region,
-    text: str = 'description',  # 'description': the sentence; 'phrase': the short phrase; 'any': the sentence against all
+    text: str = 'description',  # 'description': the sentence; 'phrase'; 'any': the sentence against all
     limit: int = 10,  # how many at most
 ) -> tuple[str, list[tuple[str, str]]]:  # true text, [(text, kind)]
     "The true text of a region and the hard negatives made from it, without repeats and without the truth itself"
     if text not in TEXT_KINDS: raise GeoAlignError(f"Text '{text}' is unknown; choose {', '.join(TEXT_KINDS)}.")
-    if limit < 1: raise GeoAlignError(f'A limit of {limit} hard negatives leaves nothing to choose from; give at least 1.')
+    if limit < 1:
+        raise GeoAlignError(f'A limit of {limit} hard negatives leaves nothing to choose from; give at least 1.')
     true = (region.phrase or region.text) if text == 'phrase' else (region.text or region.phrase)
     both = text != 'any' and region.phrase and region.text and region.phrase != region.text
     found = {}

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from .embeddings import Embedder
 from .fine_grained import accuracies, region_vectors
 from .metrics import Evaluation, hits_at
-from ..core import GeoAlignError, Sample
+from ..core import GeoAlignError, Sample, check_choice
 
 # %% ../../nbs/52_region_classification.ipynb #c8277702
 TEMPLATES = dict(
@@ -31,8 +31,9 @@ TEMPLATES = dict(
     plain=('{}',),
     imagenet=tuple(t('{}') for t in open_clip.OPENAI_IMAGENET_TEMPLATES))
 
+# %% ../../nbs/52_region_classification.ipynb #8509b82b
 def template_set(templates: str | Sequence[str]) -> list[str]:
-    "Sentences with {} by name or as given; raises `GeoAlignError` for an unknown name, an empty list or a sentence without {}"
+    "Sentences with {} by name or as given; raises `GeoAlignError` for an unknown name or a sentence without {}"
     if isinstance(templates, str):
         if templates in TEMPLATES: return list(TEMPLATES[templates])
         raise GeoAlignError(f"Template set '{templates}' is unknown; choose {', '.join(TEMPLATES)} "
@@ -47,8 +48,9 @@ def class_key(name: str) -> str:
     "Letters and digits of a class name, lower case: equal for all spellings of one class"
     return re.sub(r'[\W_]', '', name.lower())
 
+# %% ../../nbs/52_region_classification.ipynb #5453d471
 def class_index(classes: dict[str, list[str]]) -> dict[str, int]:
-    "Plain key -> number; raises `GeoAlignError` for no class, a class without a name, or two classes that share a key or a name"
+    "Plain key -> number; raises `GeoAlignError` for no class, a class without a name, or a shared key or name"
     if not classes: raise GeoAlignError('There is no class; give a dict such as {"oiltank": ["oil tank"]}.')
     taken, keys = {}, list(classes)
     for i, (key, names) in enumerate(classes.items()):
@@ -57,7 +59,8 @@ def class_index(classes: dict[str, list[str]]) -> dict[str, int]:
         for name in {class_key(key), *map(class_key, names)}:
             other = taken.setdefault(name, i)
             if other != i:
-                raise GeoAlignError(f"Classes '{keys[other]}' and '{key}' share the name '{name}'; give each class names of its own.")
+                raise GeoAlignError(f"Classes '{keys[other]}' and '{key}' share the name '{name}'; "
+                                    f'give each class names of its own.')
     return {class_key(k): i for i, k in enumerate(classes)}
 
 # %% ../../nbs/52_region_classification.ipynb #e301b38e
@@ -70,7 +73,7 @@ def class_vectors(
     average: str = 'mean',  # 'mean' of unit vectors, or 'rs5m': of the vectors before they are brought to unit length
 ) -> torch.Tensor:  # (C,D) unit vectors, fp32
     "One vector per class: mean over templates × names, brought to unit length"
-    if average not in AVERAGES: raise GeoAlignError(f"Class vectors '{average}' are unknown; choose {' or '.join(AVERAGES)}.")
+    check_choice('average of class vectors', average, AVERAGES)
     class_index(classes)
     sentences = template_set(templates)
     texts = [[t.replace('{}', name) for t in sentences for name in names] for names in classes.values()]
@@ -96,6 +99,7 @@ class ClassIntervals(NamedTuple):
     mean: tuple[float, float]  # of the mean over classes
     per_class: list[tuple[float, float] | None]  # None for a class without items
 
+# %% ../../nbs/52_region_classification.ipynb #c3140c33
 def class_intervals(
     hits: Sequence[float],  # (N,) chance of a hit, 0..1
     target: Sequence[int],  # (N,) class number
@@ -111,11 +115,13 @@ def class_intervals(
     np.add.at(seen, (image, target), 1)
     np.add.at(won, (image, target), hits)
     uniform = np.full(len(images), 1 / len(images))
-    times = np.random.default_rng(seed).multinomial(len(images), uniform, draws)  # (draws, images): how often each is drawn
+    # (draws, images): how often each is drawn
+    times = np.random.default_rng(seed).multinomial(len(images), uniform, draws)
     with np.errstate(invalid='ignore'): share = 100 * (times @ won) / (times @ seen)  # nan: a draw without the class
     per_class = [_central(share[:, c]) if seen[:, c].any() else None for c in range(classes)]
     return ClassIntervals(_central(np.nanmean(share, 1)), per_class)
 
+# %% ../../nbs/52_region_classification.ipynb #9d6a8b9f
 def _central(values: np.ndarray) -> tuple[float, float]:
     "The central 95 % of draws, nan left out"
     low, high = np.nanpercentile(values, [2.5, 97.5])
@@ -137,7 +143,8 @@ def classification_result(
     per_class = {}
     for i, key in enumerate(keys):
         mine = hits[target == i, 0]
-        per_class[key] = dict(n=len(mine), acc1=100 * float(mine.mean()) if len(mine) else None, ci95=limits.per_class[i])
+        acc1 = 100 * float(mine.mean()) if len(mine) else None
+        per_class[key] = dict(n=len(mine), acc1=acc1, ci95=limits.per_class[i])
     metrics['acc1_macro'] = float(np.mean([v['acc1'] for v in per_class.values() if v['n']]))
     ci95['acc1_macro'] = limits.mean
     chance = {f'acc{k}': 100 * min(k, len(keys)) / len(keys) for k in (1, 5)}
@@ -153,6 +160,7 @@ class LabeledBox(NamedTuple):
     region: int  # of the sample
     label: int  # class number
 
+# %% ../../nbs/52_region_classification.ipynb #c5b99400
 def box_rows(
     samples: list[Sample],
     classes: dict[str, list[str]],  # key -> names

@@ -92,7 +92,7 @@ def evaluate_retrieval(
     "Recalls both ways; raises `GeoAlignError` for an unknown protocol or where there is no image"
     if protocol not in PROTOCOLS:
         raise GeoAlignError(f"Protocol '{protocol}' is unknown; choose {' or '.join(PROTOCOLS)}.")
-    if not samples: raise GeoAlignError('There is no image to evaluate; give a source with at least one readable image.')
+    if not samples: raise GeoAlignError('There is no image to evaluate; give at least one readable image.')
     found = embed.images(samples)
     skipped = dict(embed.skipped)
     kept = [samples[i] for i in found.kept]
@@ -103,8 +103,8 @@ def evaluate_retrieval(
     metrics['mean_recall'] = float(recalls.mean())
     return Evaluation(metrics, recall_intervals(hits, ks), len(kept), n_texts, skipped, notes=list(embed.told))
 
-def _protocol_hits(embed: Embedder, image: np.ndarray, samples: list[Sample], protocol: str, ks) -> tuple[int, RecallHits]:
-    "How many texts a protocol ranks, and the hits"
+def _protocol_hits(embed: Embedder, image: np.ndarray, samples: list[Sample], protocol: str, ks: tuple[int, ...]):
+    "How many texts a protocol ranks, and the `RecallHits`"
     if protocol == 'skyscript':
         merged = merge_captions(samples)
         return len(merged.texts), merged_hits(image, embed.texts(merged.texts).numpy(), merged.right, ks)

@@ -57,6 +57,7 @@ def read_options(data: DataSet, options: dict[str, str]) -> dict:
         raise GeoAlignError(f"{data.name} has no option '{key}'; {has}.")
     return {k: _typed(f'Option {k} of {data.name}', v, known[k]) for k, v in options.items()}
 
+# %% ../../nbs/59c_runs.ipynb #91b1a3cc
 def _typed(what: str, value, default):
     "A word as the type of `default`; raises `GeoAlignError` where it is not one"
     if not isinstance(value, str) or not isinstance(default, (bool, int)): return value
@@ -88,8 +89,9 @@ READS = dict(
     region_classification=('templates', 'class_vectors', 'text_head', 'view'),
     fine_grained=('text_head', 'view', 'text', 'limit'))
 
+# %% ../../nbs/59c_runs.ipynb #d877b339
 def settings_of(settings: Settings, task: str) -> dict:
-    "Everything that a number of a task depends on, as a file holds it: templates as their sentences, and no setting that the task does not read"
+    "The settings that a task reads, as a file holds them: templates as their sentences"
     found = {k: getattr(settings, k) for k in ('resize', 'precision', *READS[task])}
     # the file of hard negatives is known by its hash, under `files`
     found['options'] = {k: Path(v).name if k == 'negatives' else v for k, v in settings.options.items()}
@@ -104,7 +106,8 @@ def model_facts(model) -> dict:
         talk, answers = getattr(model, 'config', {}), dict(getattr(model, 'counts', {}))
         return facts | dict(resolution=None, context_length=None, resize_mode='', talk=talk, answers=answers)
     tokens = getattr(model, 'context_length', 0) or model.config['clip']['text_cfg']['context_length']
-    return facts | dict(architecture=model.config.get('arch', ''), activation=activation(model.clip), context_length=tokens)
+    architecture = model.config.get('arch', '')
+    return facts | dict(architecture=architecture, activation=activation(model.clip), context_length=tokens)
 
 # %% ../../nbs/59c_runs.ipynb #60830c40
 def result_of(
@@ -128,16 +131,24 @@ def result_of(
     result |= dict(files=items.files, settings=settings_of(settings, task))
     return result | _circumstances(model, items, settings, started)
 
+# %% ../../nbs/59c_runs.ipynb #82d5f584
 def _circumstances(model, items: BenchSet, settings: Settings, started: float) -> dict:
     "Time, device, versions and seed of a run"
     versions = dict(torch=torch.__version__, open_clip=open_clip.__version__, python=platform.python_version())
     seed = int(settings.options.get('seed', 0)) if items.seed is None else items.seed
     seconds = round(time.perf_counter() - started, 2)
-    return dict(seconds=seconds, device=str(model.device), versions=versions, seed=seed, date=str(datetime.date.today()))
+    today = str(datetime.date.today())
+    return dict(seconds=seconds, device=str(model.device), versions=versions, seed=seed, date=today)
 
 # %% ../../nbs/59c_runs.ipynb #0c638154
-def kept_result(path, task: str, dataset: str, settings: Settings, checkpoint: str = '') -> dict:  # {} where there is none, or half of one
-    "The result that a file holds; raises `GeoAlignError` where it is of another task, set, settings or (where known) weights"
+def kept_result(
+    path: str | Path,
+    task: str,
+    dataset: str,
+    settings: Settings,
+    checkpoint: str = '',  # SHA-256 of the weights, '' where unknown
+) -> dict:  # {} where there is none, or half of one
+    "The result that a file holds; raises `GeoAlignError` where it is of another task, set, settings or weights"
     try: found = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError): return {}
     if not isinstance(found, dict) or 'metrics' not in found: return {}
@@ -149,6 +160,7 @@ def kept_result(path, task: str, dataset: str, settings: Settings, checkpoint: s
     raise GeoAlignError(f'{Path(path).name} holds a result with other {" and ".join(other)}; '
                         f'choose another name or folder, or delete it.')
 
+# %% ../../nbs/59c_runs.ipynb #3587be07
 def _with_defaults(settings, task: str):
     "Settings of a file, with the defaults of those that came later"
     if not isinstance(settings, dict): return settings
@@ -164,6 +176,13 @@ def result_name(task: str, dataset: str, split: str, model: str) -> str:
     if plain == words: return f'{plain}.json'
     return f'{plain}-{stable_hash(words):08x}.json'  # runs/b and runs_b are two models
 
+# %% ../../nbs/59c_runs.ipynb #10ed9ea8
+def _check_target(out: Path, data: DataSet, settings: Settings):
+    "Raises `GeoAlignError` where a result cannot be written to `out`, or would replace another"
+    check_writable(out)
+    kept_result(out, data.task, data.name, settings)
+
+# %% ../../nbs/59c_runs.ipynb #762fa5dc
 def run_benchmark(
     task: str,
     dataset: str,
@@ -191,16 +210,13 @@ def run_benchmark(
         with write_beside(Path(out)) as tmp: tmp.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
     return result
 
-def _check_target(out: Path, data: DataSet, settings: Settings):
-    "Raises `GeoAlignError` where a result cannot be written to `out`, or would replace another"
-    check_writable(out)
-    kept_result(out, data.task, data.name, settings)
-
 # %% ../../nbs/59c_runs.ipynb #daf63ac7
 def parse_benchmark(text: str) -> tuple:  # (task, data set, split or None)
     "Read 'TASK:SET' or 'TASK:SET:SPLIT'; raises `GeoAlignError` for anything else"
     parts = [w.strip() for w in text.split(':')]
-    if len(parts) not in (2, 3) or not all(parts): raise GeoAlignError(f"'{text}' is no benchmark; write TASK:SET or TASK:SET:SPLIT, such as retrieval:rsicd:val.")
+    if len(parts) not in (2, 3) or not all(parts):
+        raise GeoAlignError(f"'{text}' is not a benchmark; write TASK:SET or TASK:SET:SPLIT, "
+                            f'such as retrieval:rsicd:val.')
     return find_set(*parts[:2]).task, parts[1], parts[2] if len(parts) == 3 else None
 
 # %% ../../nbs/59c_runs.ipynb #1c17e399
@@ -215,6 +231,7 @@ def _may_change(model) -> bool:
     "Whether other weights can have the same name: an object, a folder or a file"
     return not isinstance(model, str) or Path(split_name(model)[1] or model).exists()
 
+# %% ../../nbs/59c_runs.ipynb #01f2e616
 def run_matrix(
     models: list,  # names for the zoo, or models
     benchmarks: list[tuple[str, str, str | None]],  # (task, data set, split or None)

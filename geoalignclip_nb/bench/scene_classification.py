@@ -53,8 +53,8 @@ def folder_of_classes(
 
 # %% ../../nbs/54_scene_classification.ipynb #4836ed1d
 UCM_NAMES = dict(
-    agricultural='farmland', airplane='airplanes', baseballdiamond='baseball diamond', beach='beach', buildings='buildings',
-    chaparral='chaparral', denseresidential='dense residential area', forest='forest', freeway='freeway',
+    agricultural='farmland', airplane='airplanes', baseballdiamond='baseball diamond', beach='beach',
+    buildings='buildings', chaparral='chaparral', denseresidential='dense residential area', forest='forest', freeway='freeway',
     golfcourse='golf course', harbor='harbor', intersection='intersection', mediumresidential='medium residential area',
     mobilehomepark='mobile home park', overpass='overpass', parkinglot='parking lot', river='river', runway='runway',
     sparseresidential='sparse residential area', storagetanks='storage tanks', tenniscourt='tennis court')
@@ -68,7 +68,8 @@ def ucm_scenes(
     "UCM-Captions with its scene classes; raises `GeoAlignError` where labels.json is missing or lacks an image"
     root = Path(root)
     if not (root/'labels.json').is_file():
-        raise GeoAlignError(f"labels.json was not found in {root.name}; put the file that names each picture's scene beside dataset.json.")
+        raise GeoAlignError(f"labels.json was not found in {root.name}; "
+                            f"put the file that names each picture's scene beside dataset.json.")
     known, samples = read_json(root/'labels.json'), ucm(root, split)
     missing = [s.source_image_id for s in samples if 'scene' not in known.get(s.source_image_id, {})]
     if missing:

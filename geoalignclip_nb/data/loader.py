@@ -28,7 +28,8 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from .stream import epoch_steps, split_epoch
-from ..core import GeoAlignError, Region, Sample, cache_dir, data_dir, sha256_of, stable_hash, write_beside
+from ..core import GeoAlignError, Region, Sample, cache_dir, data_dir
+from ..core import sha256_of, stable_hash, write_beside
 from ..pictures import crop_box, load_image, resize_image
 
 # %% ../../nbs/36_loader.ipynb #5120c5f7
@@ -51,10 +52,12 @@ def _dataset(name: str, part: str, seed: int) -> list[Sample]:
     raise GeoAlignError(f"Source '{name}' is unknown; choose rsicd, ucm, rsod, vedai, dior-rsvg or scenes, "
                         'or shards of rsteller or rsfg for training.')
 
+# %% ../../nbs/36_loader.ipynb #435c2ba8
 def open_source(spec: str, seed: int = 0) -> list[Sample]:
-    "Samples of rsicd, ucm, rsod, vedai, dior-rsvg (part = split) or scenes (part = how many); another source raises `GeoAlignError`"
+    "Samples of rsicd, ucm, rsod, vedai, dior-rsvg (part: split) or scenes (part: number); others raise `GeoAlignError`"
     if '-' in spec.partition(':')[2] and not re.search(r'\w-(fit|held)(?![^@*])', spec):
-        raise GeoAlignError(f"'{spec}' is not a source; write -fit (nine tenths) or -held (one tenth) behind a part, as in ucm:train-fit.")
+        raise GeoAlignError(f"'{spec}' is not a source; write -fit (nine tenths) or -held (one tenth) behind a part, "
+                            'as in ucm:train-fit.')
     spec, _, repeat = spec.partition('*')
     spec, _, limit = spec.partition('@')
     name, _, part = spec.partition(':')
@@ -80,6 +83,7 @@ def pixel_file(path: str | Path, side: int, folder: Path) -> Path:
     name = hashlib.sha256('|'.join(map(str, key)).encode('utf-8', 'surrogatepass')).hexdigest()
     return folder/name[:2]/f'{name[2:40]}.rgb'
 
+# %% ../../nbs/36_loader.ipynb #4a1173d9
 def write_pixels(file: Path, image: Image.Image):
     "Write an RGB image as plain bytes, under a temporary name first"
     data = image.tobytes()
@@ -89,7 +93,7 @@ def write_pixels(file: Path, image: Image.Image):
         f.write(data)
 
 def read_pixels(file: Path, *, verify: bool = False) -> Image.Image | None:
-    "The image in a file of the cache; None where the file is missing, cut off or not of this cache, or fails its checksum (`verify`)"
+    "The image in a file of the cache; None where it is missing, cut off, foreign, or (`verify`) fails its checksum"
     try: data = memoryview(file.read_bytes())
     except OSError: return None
     if len(data) < PIXEL_HEAD.size: return None
@@ -113,6 +117,7 @@ def _image_name(sample: Sample) -> str | int:
     "Samples with the same name show the same image"
     return str(sample.image) if isinstance(sample.image, (str, Path)) else id(sample.image)
 
+# %% ../../nbs/36_loader.ipynb #e4ffa28e
 class ImageCache:
     "Original pixels of the samples' images; `.samples` holds the readable ones, `.skipped` (id, fault) of the others"
     def __init__(self,
@@ -145,6 +150,7 @@ def _decode(self: ImageCache, sample: Sample) -> Image.Image:
     width, height = (max(1, round(v * self.side / longest)) for v in image.size)
     return resize_image(image, (width, height))
 
+# %% ../../nbs/36_loader.ipynb #352a2799
 @patch
 def _keep(self: ImageCache, file: Path, image: Image.Image) -> bool:
     "Write pixels where the disk has room for them"
@@ -186,23 +192,13 @@ def image(self: ImageCache, i: int) -> Image.Image:  # RGB, see `read`
     "Pixels of sample `i`"
     return self.read(self.samples[i])
 
-class _Images(Sequence):
-    "The images of a cache one after the other, read when asked for"
-    def __init__(self, cache): self.cache = cache
-    def __len__(self): return len(self.cache)
-    def __getitem__(self, i):
-        if isinstance(i, slice): return [self.cache.image(k) for k in range(*i.indices(len(self)))]
-        return self.cache.image(range(len(self))[i])
-
-@patch(as_prop=True)
-def arrays(self: ImageCache): return _Images(self)
-
 Pictures = ImageCache
 
 # %% ../../nbs/36_loader.ipynb #2b08260a
 DIRECTION = re.compile(
-    r'\b(upper|lower|left|right|top|bottom|above|below|beneath|north\w*|south\w*|east\w*|west\w*|horizontal\w*|vertical\w*'
-    r'|diagonal\w*|corner|cent(?:er|re)|central|middle|edge|pointing|facing|heading|oriented|clockwise)\b', re.I)
+    r'\b(upper|lower|left|right|top|bottom|above|below|beneath|north\w*|south\w*|east\w*|west\w*'
+    r'|horizontal\w*|vertical\w*|diagonal\w*|corner|cent(?:er|re)|central|middle|edge'
+    r'|pointing|facing|heading|oriented|clockwise)\b', re.I)
 
 @lru_cache(100_000)  # the same sentences come up in every epoch
 def mentions_direction(text: str) -> bool:
@@ -238,7 +234,7 @@ def random_view(rng: random.Random, min_area: float = 0.5) -> View:
 
 # %% ../../nbs/36_loader.ipynb #522358fe
 def zoom_view(rng: random.Random, box, low: float = 1.5, high: float = 6., least: float = .15) -> View:
-    "A square window `low`..`high` times as long as `box` (fractions) but at least `least`, around the box, any of the eight turns"
+    "A square window around `box`, `low`..`high` times as long (at least `least`, fractions), any of the eight turns"
     x1, y1, x2, y2 = (min(max(float(v), 0.), 1.) for v in box)
     side = min(1., max(least, max(x2 - x1, y2 - y1) * rng.uniform(low, high)))
     x = rng.uniform(max(0., x2 - side), min(x1, 1 - side))
@@ -284,12 +280,12 @@ class LoaderSettings:
     light: float = 0.  # largest change of brightness, contrast and color strength: 0.4 means factors of 0.6 to 1.4
     plain_share: float = 0.5  # share of region images that are shown whole and unturned, with all their texts
     region_text: str = 'random'  # text of Eq. 2: 'phrase', 'description' or 'random'
-    hna_text: str = 'random'  # text of Eq. 3 where a region has hard negatives of both: 'phrase', 'description' or 'random'
+    hna_text: str = 'random'  # text of Eq. 3 where both have hard negatives: 'phrase', 'description' or 'random'
     sibling_negatives: bool = False  # phrases of other categories in the same image are hard negatives of a phrase too
     max_regions: int = 4
     max_negatives: int = 10
     negatives: bool = True  # False: drawn but left out, so that everything else of an epoch stays as it is
-    background: float = 0.  # boxes of plain background per image with regions: 1.5 means one, and a second half of the time
+    background: float = 0.  # boxes of background per image with regions: 1.5 means one, and a second half of the time
     zoom: float = 0.  # chance that an image with regions is shown as a narrow window around one of them
     crop_padding: float = 0.  # context of a crop on each side, as a share of the box's side
     detailed: bool = False
@@ -297,7 +293,7 @@ class LoaderSettings:
 
 # %% ../../nbs/36_loader.ipynb #7de0cc8e
 def pick_caption(sample: Sample, rng: random.Random, turned: bool = False) -> str:
-    "One of a sample's captions, or its brief caption; of a turned or cut view only one that stays true, '' where none does"
+    "One of a sample's captions, or its brief caption; of a turned or cut view one that stays true, '' where none does"
     texts = sample.captions or [sample.brief]
     if turned:
         texts = [t for t in texts if not mentions_direction(t)]
@@ -313,6 +309,7 @@ def word_overlap(a: str, b: str) -> float:
     b_words = set(re.findall(r'\w+', b.lower()))
     return len(a_words & b_words) / max(1, len(a_words | b_words))
 
+# %% ../../nbs/36_loader.ipynb #7c9d8eae
 def negative_base(region: Region, negative: str) -> str:
     "The text of a region that a hard negative was made from: 'phrase' or 'description'"
     if not (region.phrase and region.text): return 'phrase' if region.phrase else 'description'
@@ -334,8 +331,9 @@ def sibling_phrases(region: Region, siblings: list[Region]) -> list[str]:
     others = {r.phrase for r in siblings if r.category != region.category}
     return sorted(others - {region.phrase, ''})
 
+# %% ../../nbs/36_loader.ipynb #dff4d7c1
 def negative_groups(region: Region, siblings: list[Region], *, turned: bool) -> dict[str, list[str]]:
-    "Hard negatives by the text that they belong to, 'phrase' and 'description'; without groups that are empty or lack their positive"
+    "Hard negatives by the text that they belong to, 'phrase' or 'description'; no group is empty or lacks its positive"
     groups = dict(phrase=[], description=[])
     for text, _ in region.negatives: groups[negative_base(region, text)].append(text)
     groups['phrase'] += sibling_phrases(region, siblings)
@@ -353,7 +351,15 @@ class RegionTexts(NamedTuple):
     hna_text: str  # Eq. 3's positive, the text that `negatives` were made from; `text` where there are none
     negatives: list[str]
 
-def region_words(region: Region, siblings: list[Region], rng: random.Random, *, settings: LoaderSettings, turned: bool) -> RegionTexts:
+# %% ../../nbs/36_loader.ipynb #521fbcfd
+def region_words(
+    region: Region,
+    siblings: list[Region],  # the regions of the image, `region` may be among them
+    rng: random.Random,
+    *,
+    settings: LoaderSettings,
+    turned: bool,  # the view is turned or cut
+) -> RegionTexts:
     "Texts of a region; in a turned or cut view none that speaks of direction"
     texts = dict(phrase=region.phrase, description=region.text)
     wanted = settings.region_text
@@ -388,8 +394,9 @@ def background_region(regions: list[Region], rng: random.Random, window=(0, 0, 1
             return Region((x, y, x + side, y + side), rng.choice(BACKGROUND), category='background')
     return None
 
+# %% ../../nbs/36_loader.ipynb #9a0a0ae9
 def background_regions(regions: list[Region], view: View, number: float, rng: random.Random) -> list[Region]:
-    "`number` background boxes of a view, fewer where there is no room; the fraction of `number` is the chance of one more"
+    "`number` background boxes of a view, fewer where room is missing; its fraction is the chance of one more"
     found = []
     for _ in range(int(number) + (rng.random() < number % 1)):
         extra = background_region([*regions, *found], rng, view.window)
@@ -405,12 +412,13 @@ def item_view(sample: Sample, settings: LoaderSettings, rng: random.Random, trai
         if rng.random() < settings.plain_share: return View()
     return random_view(rng, settings.min_area)
 
+# %% ../../nbs/36_loader.ipynb #e4f0dc83
 def _box_areas(boxes: np.ndarray) -> np.ndarray:
     sides = (boxes[:, 2:] - boxes[:, :2]).clip(0)
     return sides[:, 0] * sides[:, 1]
 
 def boxes_inside(regions: list[Region], view: View, share: float = .6) -> tuple[np.ndarray, list[int]]:
-    "Boxes (K,4) in fractions of the view, cut at its edge, and the indices of those that keep at least `share` of their area"
+    "Boxes (K,4) in fractions of the view, cut at its edge, and indices of those that keep `share` of their area"
     moved = view_boxes([r.box for r in regions], view)
     cut = moved.clip(0, 1)
     kept = _box_areas(cut) > np.maximum(share * _box_areas(moved), 1e-5)
@@ -435,8 +443,16 @@ def view_texts(sample: Sample, view: View, narrow: bool, caption: str) -> ViewTe
     detailed = sample.detailed if view.plain else without_direction(sample.detailed)
     return ViewTexts(caption, detailed or caption)
 
-def make_item(sample: Sample, image: Image.Image, settings: LoaderSettings, rng: random.Random, *, train: bool = True) -> dict[str, Any]:
-    "One image of a batch: image (size,size,3) uint8, texts, kept regions; shown whole where no text is true of the view"
+# %% ../../nbs/36_loader.ipynb #37351404
+def make_item(
+    sample: Sample,
+    image: Image.Image,  # RGB, the pixels of the sample
+    settings: LoaderSettings,
+    rng: random.Random,
+    *,
+    train: bool = True,  # False: whole and upright, with the brief caption
+) -> dict[str, Any]:  # image (size,size,3) uint8, brief, detailed, regions (list of `RegionItem`)
+    "One image of a batch"
     view = item_view(sample, settings, rng, train)
     if not view.plain and not pick_caption(sample, random.Random(0), turned=True): view = View()
     pixels = view_image(image, view, settings.size)
@@ -460,12 +476,20 @@ class RegionItem(NamedTuple):
     crop: np.ndarray | None  # (crop_size, crop_size, 3) uint8
 
 def region_crop(image: Image.Image, box, view: View, settings: LoaderSettings) -> np.ndarray | None:
-    "The original pixels of a box (fractions of the image), squashed to a square and turned like the view; None without `crop_size`"
+    "The original pixels of a box (fractions), squashed to a square and turned like the view; None without `crop_size`"
     if not settings.crop_size: return None
     crop = resize_image(crop_box(image, box, settings.crop_padding), settings.crop_size)
     return turn_pixels(crop, view)
 
-def keep_regions(sample: Sample, image: Image.Image, view: View, *, settings: LoaderSettings, rng: random.Random) -> list[RegionItem]:
+# %% ../../nbs/36_loader.ipynb #66cb5749
+def keep_regions(
+    sample: Sample,
+    image: Image.Image,  # RGB, the pixels of the sample
+    view: View,
+    *,
+    settings: LoaderSettings,
+    rng: random.Random,
+) -> list[RegionItem]:
     "Up to `max_regions` regions that are mostly in the view"
     if not sample.regions: return []
     extra = background_regions(sample.regions, view, settings.background, rng)
@@ -505,6 +529,7 @@ def collate(items: list[dict[str, Any]], tokenizer, settings: LoaderSettings, me
     if settings.regions: batch |= collate_regions(items, tokenizer, settings, mean, std)
     return batch
 
+# %% ../../nbs/36_loader.ipynb #0d5022ee
 def _ids(tokenizer, texts: list[str]) -> Tensor:  # (N,L)
     return tokenizer(texts) if texts else torch.zeros(0, 3, dtype=torch.long)
 
@@ -543,7 +568,7 @@ def starved_terms(batch: dict[str, Tensor], losses: Sequence[str]) -> list[str]:
 
 # %% ../../nbs/36_loader.ipynb #9bf19107
 class Loader:
-    "Batches of an epoch, resumable at any step; `pictures` is a list of `ImageCache` or `ShardImages`; each of `world` ranks reads its own share"
+    "Batches of an epoch, resumable at any step, of `ImageCache`s or `ShardImages`; each rank reads its own share"
     def __init__(self, pictures: list, tokenizer, settings: LoaderSettings, batch_size: int, mean, std,
                  seed: int = 0, rank: int = 0, world: int = 1, workers: int = 1):
         self.pictures = pictures
@@ -596,9 +621,10 @@ def _with_threads(loader: Loader, epoch: int, steps: range) -> Iterator[tuple[in
             if step + loader.workers < len(loader): jobs.append(pool.submit(loader.batch, epoch, step + loader.workers))
             yield step, batch
 
+# %% ../../nbs/36_loader.ipynb #c36cf290
 @patch
 def epoch(self: Loader, epoch: int, start: int = 0) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    "Batches from step `start` on, prepared by `workers`: processes for decoded images, threads for shards, whose faults are counted"
+    "Batches from step `start` on, prepared by `workers`: processes for decoded images, threads for shards"
     steps = range(start, len(self))
     decoded = all(isinstance(p, ImageCache) for p in self.pictures)
     can_fork = 'fork' in multiprocessing.get_all_start_methods()

@@ -19,19 +19,20 @@ from .records import BadSample
 from ..pictures import load_image, resize_image
 
 # %% ../../nbs/36b_stream.ipynb #c4f3c70d
-class _Column(Sequence):
-    "Samples (part 0) or images (part 1) of `ShardImages`, read when asked for"
-    def __init__(self, owner, part: int): self.owner, self.part = owner, part
+class _Samples(Sequence):
+    "The samples of `ShardImages`, read when asked for"
+    def __init__(self, owner): self.owner = owner
 
     def __len__(self) -> int: return len(self.owner)
 
     def __getitem__(self, i):
         wanted = range(len(self))[i]
-        if isinstance(i, slice): return [self.owner.get(j)[self.part] for j in wanted]
-        return self.owner.get(wanted)[self.part]
+        if isinstance(i, slice): return [self.owner.get(j)[0] for j in wanted]
+        return self.owner.get(wanted)[0]
 
+# %% ../../nbs/36b_stream.ipynb #ac5fb838
 class ShardImages:
-    "A reader's samples and images as the loader wants them: `.samples[i]`, `.image(i)` (RGB), read on demand; `.skipped` and `.report()`"
+    "A reader's samples and images, read on demand: `.samples[i]`, `.image(i)` (RGB), `.skipped` and `.report()`"
     def __init__(self,
         reader,  # of `data.shards`: `Shards` or `Records`
         side: int = 0,  # longest side of an image, pixels; 0: the original pixels
@@ -49,8 +50,7 @@ class ShardImages:
         self.state = np.zeros(len(reader), np.uint8)  # 0: not seen, 1: good, 2: broken
         self.recent = OrderedDict()
         self.lock = threading.Lock()
-        self.samples = _Column(self, 0)
-        self.arrays = _Column(self, 1)
+        self.samples = _Samples(self)
         self._check_share(len(self.skipped), len(self.skipped) + len(reader))
 
     def __len__(self) -> int: return len(self.reader)
@@ -102,6 +102,7 @@ def _remember(self: ShardImages, i: int, sample: Sample, image: Image.Image):
     def pixels(): return sum(kept.width * kept.height for _, kept in self.recent.values())
     while len(self.recent) > 64 or len(self.recent) > 1 and pixels() > RECENT_PIXELS: self.recent.popitem(last=False)
 
+# %% ../../nbs/36b_stream.ipynb #186ae26a
 @patch
 def get(self: ShardImages, i: int) -> tuple[Sample, Image.Image]:
     "Sample i, or the next readable one after it; raises `GeoAlignError` where too many are broken, or all"
@@ -119,8 +120,10 @@ def get(self: ShardImages, i: int) -> tuple[Sample, Image.Image]:
             self._remember(j, sample, image)
         return sample, image
     name, fault = self.skipped[0]
-    raise GeoAlignError(f'None of the {len(self):,} samples can be read; the first is {name} ({fault}); download the shards again.')
+    raise GeoAlignError(f'None of the {len(self):,} samples can be read; the first is {name} ({fault}); '
+                        'download the shards again.')
 
+# %% ../../nbs/36b_stream.ipynb #9bb38439
 @patch
 def image(self: ShardImages, i: int) -> Image.Image:  # RGB
     "Image of `samples[i]`"
@@ -154,7 +157,8 @@ def report(self: ShardImages, names: int = 3) -> str:
 # %% ../../nbs/36b_stream.ipynb #71efbddf
 def epoch_steps(n: int, batch_size: int, world: int = 1) -> int:
     "Steps of an epoch of n samples, the same on every rank; raises `GeoAlignError` where there is not one"
-    if n < batch_size * world: raise GeoAlignError(f'There are {n:,} samples for {world} × {batch_size} in a step; lower batch_size.')
+    if n < batch_size * world:
+        raise GeoAlignError(f'There are {n:,} samples for {world} × {batch_size} in a step; lower batch_size.')
     return n // (batch_size * world)
 
 # %% ../../nbs/36b_stream.ipynb #17e0e053
@@ -165,10 +169,14 @@ def shard_order(
     together: int = 8,  # shards that are mixed
 ) -> np.ndarray:  # (n,), every index once
     "A random order that stays inside a few shards at a time"
-    rng, starts = np.random.default_rng([seed, epoch]), np.cumsum([0, *sizes])
+    rng = np.random.default_rng([seed, epoch])
+    starts = np.cumsum([0, *sizes])
     shards = rng.permutation(len(sizes))
-    groups = [shards[i:i+together] for i in range(0, len(shards), together)]
-    return np.concatenate([rng.permutation(np.concatenate([np.arange(starts[s], starts[s+1]) for s in g])) for g in groups])
+    order = []
+    for i in range(0, len(shards), together):
+        samples = [np.arange(starts[s], starts[s + 1]) for s in shards[i:i + together]]
+        order.append(rng.permutation(np.concatenate(samples)))
+    return np.concatenate(order)
 
 # %% ../../nbs/36b_stream.ipynb #b6c61c93
 def split_epoch(
@@ -184,8 +192,11 @@ def split_epoch(
     together: int = 8,
 ) -> np.ndarray:  # (steps, batch_size) indices
     "The batches of one rank; raises `GeoAlignError` for a rank that does not exist, or where there is no step"
-    if not (0 <= rank < world and 0 <= worker < workers): raise GeoAlignError(f'Rank {rank} of {world}, worker {worker} of {workers} does not exist; count from 0.')
-    if sizes is not None and sum(sizes) != n: raise GeoAlignError(f'The shards hold {sum(sizes):,} samples, not {n:,}; give the sizes of the same reader.')
+    if not (0 <= rank < world and 0 <= worker < workers):
+        raise GeoAlignError(f'Rank {rank} of {world}, worker {worker} of {workers} does not exist; count from 0.')
+    if sizes is not None and sum(sizes) != n:
+        raise GeoAlignError(f'The shards hold {sum(sizes):,} samples, not {n:,}; give the sizes of the same reader.')
     steps = epoch_steps(n, batch_size, world)
-    order = np.random.default_rng([seed, epoch]).permutation(n) if sizes is None else shard_order(sizes, seed, epoch, together)
+    if sizes is None: order = np.random.default_rng([seed, epoch]).permutation(n)
+    else: order = shard_order(sizes, seed, epoch, together)
     return order[:steps * world * batch_size].reshape(steps, world, batch_size)[worker::workers, rank]

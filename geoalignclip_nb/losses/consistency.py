@@ -33,7 +33,7 @@ def visual_consistency(
     *,
     gather: bool = False,  # True: sum over all ranks / number of regions on all ranks
 ) -> torch.Tensor:  # 0-dim between 0 and 2; 0 for K = 0
-    "Visual intra-consistency (Eq 4), the mean of 1 - cosine; raises `GeoAlignError` for unpaired shapes"
+    "Visual intra-consistency (Eq 4), mean of 1 - cosine; raises `GeoAlignError` for other shapes"
     region, crop = _pair(region, crop, stop_gradient)
     with no_autocast(region):
         region, crop = [l2_normalize(x) for x in to_full_precision(region, crop)]
@@ -50,7 +50,7 @@ def contrastive_consistency(
     stop_gradient: str = 'none',
     **options: str | bool | float | None,  # as in `contrastive_loss`
 ) -> torch.Tensor:  # 0-dim; 0 for K = 0
-    "A region's own crop against all other crops, and back (not in the paper); raises `GeoAlignError` for unpaired shapes"
+    "Own crop against other crops, not in the paper; raises `GeoAlignError` for unpaired shapes"
     region, crop = _pair(region, crop, stop_gradient)
     if torch.is_tensor(log_scale): log_scale = log_scale.detach()
     return contrastive_loss(region, crop, log_scale, **options)
@@ -66,7 +66,7 @@ def textual_consistency(
     detailed_id: torch.Tensor | None = None,  # (B,) the same for the detailed captions
     **options: str | bool | float | None,  # as in `contrastive_loss`
 ) -> torch.Tensor:  # 0-dim
-    "Hierarchical textual consistency (HTC): Eq 1 with the brief plus Eq 1 with the detailed captions"
+    "Hierarchical textual consistency (HTC): Eq 1 with the brief plus Eq 1 with detailed captions"
     with_brief = global_loss(image, brief, log_scale, brief_id, **options)
     with_detailed = global_loss(image, detailed, log_scale, detailed_id, **options)
     return with_brief + with_detailed

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from ..core import GeoAlignError, check_choice
-from .contrastive import (
-    MAX_SCALE, as_scale, check_max_scale, l2_normalize, mean_over_ranks, no_autocast, to_full_precision)
+from geoalignclip_nb.losses.contrastive import (
+    MAX_SCALE, as_scale, check_max_scale, l2_normalize, mean_over_ranks, no_autocast,
+    to_full_precision)
 
 # %% ../../nbs/21_hard_negative.ipynb #c629a08a
 def margins(
@@ -44,7 +45,7 @@ DIVIDE = 'with_negatives', 'all'
 @dataclass(frozen=True)
 class HnaOptions:
     "Options of the hard-negative loss; raises `GeoAlignError` for a value that is not allowed"
-    divide: str = 'with_negatives'  # mean over the regions that have negatives, or over 'all' K (Eq 3 literally)
+    divide: str = 'with_negatives'  # mean over regions with negatives, or over 'all' K (Eq 3)
     gather: bool = False  # True: sum over all ranks / count over all ranks
     max_scale: float | None = MAX_SCALE  # highest 1/tau; None: not limited
 
@@ -61,7 +62,8 @@ def _check_owners(region, positive, negative, owner):
         counts = f'{len(owner)} owners for {len(negative)} negatives'
         raise GeoAlignError(f'There are {counts}; give the region index of every negative.')
     if ((owner < 0) | (owner >= len(region))).any():
-        raise GeoAlignError(f'An owner is outside 0 to {len(region) - 1}; give the index of a region of this batch.')
+        span = f'0 to {len(region) - 1}'
+        raise GeoAlignError(f'An owner is outside {span}; give the index of a region of the batch.')
 
 # %% ../../nbs/21_hard_negative.ipynb #f0130550
 def hard_negative_loss(
@@ -72,13 +74,13 @@ def hard_negative_loss(
     log_scale: torch.Tensor | float,  # 0-dim, log of 1/tau
     **options: str | bool | float | None,  # fields of `HnaOptions`
 ) -> torch.Tensor:  # 0-dim, 0 without negatives
-    "Hard-negative alignment (Eq 3), image to text; raises `GeoAlignError` for owners that do not fit"
+    "Hard-negative alignment (Eq 3), image to text; raises `GeoAlignError` for wrong owners"
     options = HnaOptions(**options)
     _check_owners(region, positive, negative, owner)
     with no_autocast(region):
         units = [l2_normalize(x) for x in to_full_precision(region, positive, negative)]
         d = margins(*units, owner, as_scale(log_scale, units[0], options.max_scale))
         loss = ragged_softplus(d, owner, len(region))
-        with_negatives = torch.bincount(owner, minlength=len(region)).count_nonzero()
+        with_negatives = torch.bincount(owner).count_nonzero()
         count = len(region) if options.divide == 'all' else with_negatives
         return mean_over_ranks(loss.sum(), count, gather=options.gather)

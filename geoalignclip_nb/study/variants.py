@@ -10,38 +10,51 @@ import math
 
 from ..bench.tables import to_markdown
 from ..core import GeoAlignError
-from .ablation import ROWS, gain
+from .ablation import ROWS, Gain, gain
 
 # %% ../../nbs/60a_variants.ipynb #2e7dc5c8
 WITHOUT = {'1b': '1a', '2': '1b', '3': '2', '4': '3', '5': '3', '6': '4'}  # row -> the row that lacks its last term
 
-def base_of(rows: dict, key: str) -> str:
+def base_of(rows: dict[str, dict], key: str) -> str:
     "The row that the last term of row `key` is counted from; raises `GeoAlignError` for a row that adds nothing"
     number, *words = key.split()
-    if number not in WITHOUT: raise GeoAlignError(f"Row '{key}' adds no term; choose {', '.join(WITHOUT)}, with or without settings.")
+    if number not in WITHOUT:
+        raise GeoAlignError(f"Row '{key}' adds no term; choose {', '.join(WITHOUT)}, with or without settings.")
     same = ' '.join([WITHOUT[number], *words])
     return same if same in rows else WITHOUT[number]
 
 # %% ../../nbs/60a_variants.ipynb #8ec6a259
-def variants(rows: dict, columns: list) -> str:
+def variants(rows: dict[str, dict], columns: list[str]) -> str:
     "Gains of rows that were varied, plain and varied, as Markdown: points ± standard error over the seeds"
-    varied = {k.split()[0] for k in rows if ' ' in k}
-    keys = sorted((k for k in rows if k.split()[0] in varied and k.split()[0] in WITHOUT), key=lambda k: (k.split()[0], ' ' in k))
-    def cell(key, column):
-        mean, error, n = gain(rows, key, base_of(rows, key), column)
-        return '–' if not n else f'{mean:+.1f}' + ('' if math.isnan(error) else f' ± {error:.1f}')
-    term = lambda k: (ROWS[k.split()[0]].losses or ('global',))[-1]
-    settings = lambda k: ' '.join(k.split()[1:]).replace('stage2.', '') or 'plain'
-    return to_markdown(['row', 'term', 'settings', 'counted from', *columns], [[k.split()[0], term(k), settings(k), base_of(rows, k), *(cell(k, c) for c in columns)] for k in keys])
+    varied = {k.split()[0] for k in rows if ' ' in k} & WITHOUT.keys()
+    keys = sorted((k for k in rows if k.split()[0] in varied), key=lambda k: (k.split()[0], ' ' in k))
+    lines = []
+    for key in keys:
+        number, *words = key.split()
+        term, base = (ROWS[number].losses or ('global',))[-1], base_of(rows, key)
+        settings = ' '.join(words).replace('stage2.', '') or 'plain'
+        gains = [_points(gain(rows, key, base, column)) for column in columns]
+        lines.append([number, term, settings, base, *gains])
+    return to_markdown(['row', 'term', 'settings', 'counted from', *columns], lines)
+
+def _points(g: Gain) -> str:
+    "'+1.2 ± 0.4', '–' where there is no gain to compute"
+    if not g.seeds: return '–'
+    return f'{g.mean:+.1f}' if math.isnan(g.error) else f'{g.mean:+.1f} ± {g.error:.1f}'
 
 # %% ../../nbs/60a_variants.ipynb #b2c7ec80
-def as_rows(why: dict) -> dict:
-    "The file of tests/benchmarks/ablation_why.py as rows of a table: 'set question' -> values by seed, n boxes or pictures"
+def as_rows(why: dict) -> dict[str, dict]:
+    "The file of tests/benchmarks/ablation_why.py as rows of a table: 'set question' -> values by seed, n boxes or images"
     out = {}
     for row, seeds in why['rows'].items():
         for seed, sets in seeds.items():
             for name, answers in sets.items():
-                for key, value in answers.items() if name != 'weights' else ():
-                    n = answers['n_pictures' if key.startswith('detailed') else 'n'] if key[:1] != 'n' else 0
-                    if n: out.setdefault(row, {}).setdefault(f'{name} {key}', dict(values={}, n=n))['values'][seed] = value
+                if name != 'weights': _add_answers(out.setdefault(row, {}), seed, name, answers)
     return out
+
+def _add_answers(columns: dict, seed: str, name: str, answers: dict):
+    "Add the answers of one set and seed to the columns of a row"
+    for key, value in answers.items():
+        if key.startswith('n'): continue  # counts
+        n = answers['n_pictures' if key.startswith('detailed') else 'n']
+        if n: columns.setdefault(f'{name} {key}', dict(values={}, n=n))['values'][seed] = value

@@ -15,13 +15,15 @@ import platform
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from geoalignclip_nb.core import GeoAlignError, assets_dir, precision_context, write_beside
+from geoalignclip_nb.bench.embeddings import Embedder
+from geoalignclip_nb.core import GeoAlignError, assets_dir, write_beside
 from geoalignclip_nb.model import GeoAlignCLIP
-from geoalignclip_nb.study.ablation import crop_agreement, detailed_columns, open_probes, read_row
+from geoalignclip_nb.study.ablation import InputSizes, crop_agreement, detailed_columns, open_probes, read_row
 from geoalignclip_nb.train.presets import load_preset
 
 
@@ -40,14 +42,17 @@ def kept(out: Path, preset: str, sets: list) -> dict:
     return old.get('rows', {}) if (old.get('preset'), old.get('sets')) == (preset, sets) else {}
 
 
-def ask(model, probes: dict, size: int, crop_size: int, precision: str) -> dict:
+def ask(model, probes: dict, sizes: InputSizes, precision: str) -> dict:
     "set -> answers of one model"
     out = {}
-    for name, pictures in probes.items():
-        found = out[name.partition(':')[0]] = {}
-        with precision_context(model.device.type, precision):
-            if any(s.regions for s in pictures.samples): found |= crop_agreement(model, pictures, size, crop_size)
-            if any(s.detailed for s in pictures.samples): found |= {k: v for k, (v, _) in detailed_columns(model, pictures, size).items()} | dict(n_pictures=len(pictures))
+    for name, images in probes.items():
+        found, samples = {}, images.samples
+        embed = Embedder(model, precision=precision, size=sizes.image, read=images.read)
+        if any(s.regions for s in samples): found |= crop_agreement(embed, replace(embed, size=sizes.crop), samples)
+        if any(s.detailed for s in samples):
+            found |= {k: v for k, (v, _) in detailed_columns(embed, samples).items()}
+            found['n_pictures'] = len(images)
+        out[name.partition(':')[0]] = found
     return out
 
 
@@ -71,7 +76,7 @@ def main():
         found = old.get(row, {}).get(str(seed), {})
         if found.get('weights') != sha:
             if wanted and row not in wanted: continue
-            found = ask(GeoAlignCLIP.from_pretrained(weights).eval(), probes, size, crop_size, preset.precision) | dict(weights=sha)
+            found = ask(GeoAlignCLIP.from_pretrained(weights).eval(), probes, InputSizes(size, crop_size), preset.precision) | dict(weights=sha)
         rows.setdefault(row, {})[str(seed)] = found
         print(row, 'seed', seed, {f'{name} {k}': round(v, 1) for name, answers in found.items() if name != 'weights' for k, v in answers.items()}, flush=True)
         out = dict(task='ablation why', command=f'geoalign ablate --out FOLDER, python tests/benchmarks/ablation_why.py FOLDER --preset {a.preset} --sets {" ".join(a.sets)}', preset=a.preset, sets=a.sets,

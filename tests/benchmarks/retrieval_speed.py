@@ -27,7 +27,7 @@ from PIL import Image
 
 from geoalignclip_nb.bench.embeddings import Embedder
 from geoalignclip_nb.bench.metrics import retrieval_metrics
-from geoalignclip_nb.bench.retrieval import embed_texts, sentences
+from geoalignclip_nb.bench.retrieval import sentences
 from geoalignclip_nb.core import assets_dir, data_dir, write_beside
 from geoalignclip_nb.data.sources import rsicd
 from geoalignclip_nb.model import GeoAlignCLIP
@@ -59,10 +59,11 @@ def plain(model, samples, texts, batch=64):
 @torch.no_grad()
 def ours(model, samples, texts, precision):
     start = time.perf_counter()
-    image, kept = Embedder(model, precision=precision).images(samples)
+    embed = Embedder(model, precision=precision)
+    image, kept = embed.images(samples)
     assert len(kept) == len(samples)
     middle = time.perf_counter()
-    text = embed_texts(model, texts)
+    text = embed.texts(texts)
     return image, text, middle - start, time.perf_counter() - middle
 
 
