@@ -296,7 +296,7 @@ def test_two_stages_of_a_preset(run):
     model = GeoAlignCLIP.from_pretrained(told['preset'])
     assert model.trained and 0 < model.known_tokens.sum() < 49408
     card = (Path(told['preset'])/'README.md').read_text()  # written by the recipe, as for one process
-    assert '1 step of' in card and ' pictures and 0 regions seen' in card and 'Stage 2' in card
+    assert '1 step of' in card and ' images and 0 regions seen' in card and 'Stage 2' in card
 
 
 @needs_deepspeed

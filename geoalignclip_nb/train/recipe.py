@@ -62,6 +62,7 @@ def start_vocabulary(model: GeoAlignCLIP) -> torch.Tensor:  # bool (vocabulary,)
     if model.known_tokens is not None: return model.known_tokens.cpu().clone()
     return torch.full((model.clip.token_embedding.num_embeddings,), model.trained)
 
+# %% ../../nbs/42_two_stages.ipynb #475a0454
 def start_training(preset: Preset) -> tuple[GeoAlignCLIP, Vocabulary]:
     "The start model and its vocabulary"
     checkpoint = load_init_checkpoint(preset.init)
@@ -84,6 +85,7 @@ def check_reports(names: list[str]):
         if importlib.util.find_spec(n) is None:
             raise GeoAlignError(f"Report '{n}' needs a package; run `pip install {n}` or leave it out.")
 
+# %% ../../nbs/42_two_stages.ipynb #20854686
 def scalar_metrics(row: dict) -> dict[str, float]:
     "The numbers of a log row that are drawn as curves: 'stage1/total', 'stage2/ucm:val/mean_recall'"
     where = f"stage{row['stage']}/"
@@ -106,6 +108,7 @@ def _wandb(out: Path, settings: dict) -> Callable:
     def report(row: dict): run.log(scalar_metrics(row) | {f"stage{row['stage']}/step": row['step']})
     return report
 
+# %% ../../nbs/42_two_stages.ipynb #2f14b6e5
 def make_reporters(names: list[str], out: Path, settings: dict) -> list[Callable]:
     "Functions that take a log row"
     check_reports(names)
@@ -126,6 +129,7 @@ def _flat_settings(preset: dict) -> dict[str, object]:
         flat |= {f'{stage}.{k}': v for k, v in part.items()}
     return flat
 
+# %% ../../nbs/42_two_stages.ipynb #42d8ed89
 def changed_settings(old: dict, new: dict) -> dict[str, list]:
     "Settings that differ between two presets, with both values"
     before, after = _flat_settings(old), _flat_settings(new)
@@ -166,6 +170,7 @@ def _stage_lines(preset: Preset, stage: int, rows: list[dict]) -> list[str]:
             f'* {len(steps)} step{plural} of {part.batch_size} images at {part.size} px, peak learning rate {part.lr:g}, seed {preset.seed}',
             f'* {images:,} images and {regions:,} regions seen, {hours:.2f} h of steps', '']
 
+# %% ../../nbs/42_two_stages.ipynb #2398f6a6
 RECALLS = 'i2t_r1', 'i2t_r5', 'i2t_r10', 't2i_r1', 't2i_r5', 't2i_r10', 'mean_recall'
 
 def _validation_lines(preset: Preset, rows: list[dict]) -> list[str]:
@@ -187,6 +192,7 @@ def _vocabulary_line(words: Vocabulary) -> str:
     rest = 'All others share one vector.' if known < total else 'Rows of tokens that training did not see are those of the start model.'
     return f'{known:,} of the {total:,} tokens are known ({words} in training). {rest}'
 
+# %% ../../nbs/42_two_stages.ipynb #b2a94768
 def _start_lines(starts: list[dict]) -> list[str]:
     "One line per start of the run"
     if not starts: return []
@@ -197,6 +203,7 @@ def _start_lines(starts: list[dict]) -> list[str]:
         lines.append(line + (f'; changed: {changed}' if changed else ''))
     return [*lines, '']
 
+# %% ../../nbs/42_two_stages.ipynb #a36f420d
 def model_card(preset: Preset, rows: list[dict], words: Vocabulary, starts: list[dict] = ()) -> str:
     "Markdown: the training data, the time and the results; every number comes from the log"
     sources = [s for part in (preset.stage1, preset.stage2) if part for s in part.sources]
@@ -232,6 +239,7 @@ def open_run(preset: Preset, out: Path, quiet: bool):
     for folder in (out, out/'model'): remove_stale_files(folder)
     if not quiet: print(f"settings: {out/'settings.json'}", file=sys.stderr)
 
+# %% ../../nbs/42_two_stages.ipynb #41d86917
 def record_start(out: Path, preset: Preset, progress: Progress, world: int = 1, changed: dict | None = None):
     "One row of starts.jsonl, and a log that ends at the checkpoint"
     precision = str(choose_precision(default_device(), preset.precision))
@@ -263,6 +271,7 @@ def _train(preset: Preset, out: Path, quiet: bool, validate: Callable) -> Path:
         words = run_stage(PlainBackend(model, run, start), run, validate)
     return export_model(model, preset, out, words)
 
+# %% ../../nbs/42_two_stages.ipynb #67c95b58
 def make_run_folder(out: Path):
     "The folder of a run; raises `GeoAlignError` where it cannot be made"
     try: out.mkdir(parents=True, exist_ok=True)

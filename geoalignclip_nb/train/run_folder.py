@@ -96,6 +96,7 @@ def _feed(digest, value):
         for item in value: _feed(digest, item)
     else: digest.update(repr(value).encode())
 
+# %% ../../nbs/40b_run_folder.ipynb #60dc8f8b
 def value_hash(value) -> str:  # 64 hex digits
     "SHA-256 of nested dicts, lists, tensors and plain values; the order of keys does not count"
     digest = hashlib.sha256()
@@ -186,6 +187,7 @@ def process_runs(pid: int) -> bool:
     except PermissionError: return True
     return True
 
+# %% ../../nbs/40b_run_folder.ipynb #d8da49fa
 def remove_stale_files(folder):
     "Delete temporary files (`core.write_beside`) whose process has ended"
     for path in Path(folder).glob('.*.tmp*'):
@@ -199,6 +201,7 @@ def _holder(note: Path) -> dict:
     except (OSError, ValueError): return {}
     return found if isinstance(found, dict) else {}
 
+# %% ../../nbs/40b_run_folder.ipynb #37226378
 @contextlib.contextmanager
 def lock_folder(folder):
     "Keep other processes out of a run folder within this block; raises `GeoAlignError` that names the process inside"
