@@ -84,6 +84,27 @@ def test_stretching_is_the_table_of_the_definition(n, keep, ratio):
             torch.testing.assert_close(q[keep + ratio * (i - keep) + k], want, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize('keep', [-1, 8, 9])
+def test_too_few_rows_to_stretch(keep):
+    with pytest.raises(GeoAlignError, match=f'keep={keep} leaves fewer than two of 9 rows'): stretch_positions(torch.randn(9, 4), keep)
+
+
+def test_the_last_row_that_can_be_kept(): assert stretch_positions(torch.randn(9, 4), 7).shape == (7 + 4 * 2, 4)
+
+
+@pytest.mark.parametrize('wanted', [True, False])
+def test_stretching_keeps_whether_a_gradient_is_wanted(wanted):
+    clip = tiny()
+    clip.positional_embedding.requires_grad_(wanted)
+    assert stretch_text(clip).positional_embedding.requires_grad == wanted
+
+
+def test_a_tower_of_78_rows_is_not_stretched():
+    torch.manual_seed(0)
+    clip = CLIP(32, dict(image_size=32, layers=1, width=32, patch_size=16, head_width=32), dict(context_length=78, width=32, heads=2, layers=1))
+    with pytest.raises(GeoAlignError, match='78 tokens already'): stretch_text(clip)
+
+
 def test_half_precision_tables_keep_their_type(): assert stretch_positions(torch.randn(77, 4).half()).dtype == torch.float16
 
 
