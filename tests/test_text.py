@@ -1,5 +1,6 @@
 """Text: ids, stretching and sliced encoding against open_clip's own results (random weights)."""
 import copy
+import itertools
 import warnings
 
 import pytest
@@ -9,7 +10,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.tokenizer import SimpleTokenizer
 
 from geoalignclip_nb.core import GeoAlignError
-from geoalignclip_nb.text import Tokenizer, encode_tokens, fold_positions, stretch_positions, stretch_text, token_ids
+from geoalignclip_nb.text import PASS_PRICE, Tokenizer, encode_tokens, fold_positions, length_groups, stretch_positions, stretch_text, text_tower, token_ids
 
 THEIRS = SimpleTokenizer()
 
@@ -84,6 +85,27 @@ def test_stretching_is_the_table_of_the_definition(n, keep, ratio):
             torch.testing.assert_close(q[keep + ratio * (i - keep) + k], want, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize('keep', [-1, 8, 9])
+def test_too_few_rows_to_stretch(keep):
+    with pytest.raises(GeoAlignError, match=f'keep={keep} leaves fewer than two of 9 rows'): stretch_positions(torch.randn(9, 4), keep)
+
+
+def test_the_last_row_that_can_be_kept(): assert stretch_positions(torch.randn(9, 4), 7).shape == (7 + 4 * 2, 4)
+
+
+@pytest.mark.parametrize('wanted', [True, False])
+def test_stretching_keeps_whether_a_gradient_is_wanted(wanted):
+    clip = tiny()
+    clip.positional_embedding.requires_grad_(wanted)
+    assert stretch_text(clip).positional_embedding.requires_grad == wanted
+
+
+def test_a_tower_of_78_rows_is_not_stretched():
+    torch.manual_seed(0)
+    clip = CLIP(32, dict(image_size=32, layers=1, width=32, patch_size=16, head_width=32), dict(context_length=78, width=32, heads=2, layers=1))
+    with pytest.raises(GeoAlignError, match='78 tokens already'): stretch_text(clip)
+
+
 def test_half_precision_tables_keep_their_type(): assert stretch_positions(torch.randn(77, 4).half()).dtype == torch.float16
 
 
@@ -132,6 +154,116 @@ def test_checkpointing_and_bfloat16(pair):
     with torch.autocast('cpu', torch.bfloat16): half = encode_tokens(clip, ids)
     half.float().sum().backward()
     assert torch.nn.functional.cosine_similarity(half.float(), plain).min() > .99
+
+
+def test_defaults():
+    table = torch.randn(77, 4)
+    assert Tokenizer().context_length == 248 and torch.equal(stretch_positions(table), stretch_positions(table, 20, 4))
+    assert len(stretch_text(tiny()).positional_embedding) == 248
+
+
+def test_a_string_is_one_text_and_no_text_is_no_row():
+    assert torch.equal(Tokenizer()('white plane'), Tokenizer()(['white plane'])) and Tokenizer()([]).shape == (0, 2)
+
+
+def test_the_warning_names_the_line_of_the_caller():
+    with pytest.warns(UserWarning) as told: Tokenizer(8)(['plane ' * 9])
+    assert told[0].filename == __file__
+
+
+def test_the_table_stays_on_its_device():
+    assert stretch_positions(torch.empty(77, 4, device='meta')).device.type == 'meta'
+    assert stretch_text(tiny().to('meta')).attn_mask.device.type == 'meta'
+
+
+@pytest.mark.parametrize('cls', [CLIP, CustomTextCLIP])
+def test_a_stretched_model_has_the_same_names_and_a_causal_mask(cls):
+    clip = tiny(cls)
+    names = list(clip.state_dict())
+    tower = text_tower(stretch_text(clip))
+    assert list(clip.state_dict()) == names and tower.num_pos == tower.context_length == clip.context_length == 248
+    assert torch.equal(tower.attn_mask, torch.full((248, 248), float('-inf')).triu(1))
+
+
+def widths(clip, ids):
+    "(lengths of the sequences that the transformer reads, text vectors)"
+    seen = []
+    hook = text_tower(clip).transformer.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[1]))
+    try: return seen, encode_tokens(clip, ids)
+    finally: hook.remove()
+
+
+@pytest.mark.parametrize('cls', [CLIP, CustomTextCLIP])
+@pytest.mark.parametrize('pool', [dict(), dict(pool_type='eos', eos_id=7)], ids=['argmax', 'eos'])
+def test_only_the_longest_text_is_read(cls, pool):
+    "Ids may be padded; what stands behind the longest end mark is not computed"
+    clip, end = tiny(cls, **pool), 7 if pool else THEIRS.eot_token_id
+    ids = torch.tensor([[3, 900, 5, end, 0, 0, 0, 0], [3, 4, end, 0, 0, 0, 0, 0], [3, 2, 800, 6, 9, end, 0, 0]])
+    seen, vectors = widths(clip, ids)
+    assert seen == [6]
+    torch.testing.assert_close(vectors, clip.encode_text(torch.nn.functional.pad(ids, (0, 69))), atol=1e-5, rtol=0)
+    assert encode_tokens(clip, ids[:0]).shape == (0, 32)
+
+
+@pytest.mark.parametrize('text', [dict(embed_cls=True), dict(no_causal_mask=True, pool_type='last'), dict(no_causal_mask=True), dict(pool_type='last'), dict(pool_type='first')],
+                         ids=['a token of its own', 'last without mask', 'no mask', 'last', 'first'])
+def test_towers_that_read_all_places_get_all_of_them(text):
+    clip = tiny(CustomTextCLIP, **text)
+    ids = Tokenizer(77)(['white plane', 'a storage tank beside the road'])
+    seen, vectors = widths(clip, ids)
+    assert seen[0] >= 77
+    torch.testing.assert_close(vectors, clip.encode_text(torch.nn.functional.pad(ids, (0, 77 - ids.shape[1]))), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('proj', ['none', 'linear'])
+def test_other_projections(proj):
+    clip = tiny(CustomTextCLIP, **(dict(proj_type='none') if proj == 'none' else dict(proj_bias=True)))
+    ids = Tokenizer(77)(['white plane', 'a storage tank'])
+    torch.testing.assert_close(encode_tokens(clip, ids), clip.encode_text(torch.nn.functional.pad(ids, (0, 77 - ids.shape[1]))), atol=1e-5, rtol=0)
+
+
+def test_a_text_of_exactly_the_table_is_encoded(pair):
+    ids = Tokenizer(77)(['plane ' * 75])
+    assert ids.shape == (1, 77) and encode_tokens(pair[0], ids).shape == (1, 32)
+
+
+def test_towers_of_other_libraries_are_refused():
+    with pytest.raises(GeoAlignError, match='Linear is not one of the text towers'): text_tower(torch.nn.Linear(2, 2))
+
+
+# ---- groups of similar length --------------------------------------------------------------------------------------------
+
+def cost(groups, lengths, pass_cost=0): return sum(pass_cost + int(lengths[g].max()) * len(g) for g in groups)
+
+
+def every_cut(lengths, most):
+    "All ways to cut the sorted texts into at most `most` groups"
+    order = lengths.argsort(stable=True)
+    for k in range(min(most, len(order))):
+        for cut in itertools.combinations(range(1, len(order)), k): yield order.tensor_split(cut)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=8), st.integers(1, 5), st.sampled_from([0, 7, 60, 1000]))
+def test_groups_cost_least(lengths, most, price):
+    lengths = torch.tensor(lengths)
+    groups = length_groups(lengths, most, price)
+    assert 1 <= len(groups) <= most and sorted(torch.cat(groups).tolist()) == list(range(len(lengths)))
+    assert cost(groups, lengths, price) == min(cost(g, lengths, price) for g in every_cut(lengths, most))
+    for short, long in zip(groups, groups[1:]): assert lengths[short].max() < lengths[long].min()
+
+
+def test_defaults_of_groups():
+    lengths = torch.tensor([1, 10, 100, 1000, 10_000, 100_000, 10**6, 10**7])
+    assert len(length_groups(lengths)) == 6 and len(length_groups(lengths[:3])) == 3
+    assert PASS_PRICE == dict(cuda=4096) and len(length_groups(torch.tensor([5, 70, 6]), pass_cost=PASS_PRICE['cuda'])) == 1
+
+
+@pytest.mark.parametrize('keep', [0, 3, 248])
+def test_fold_keeps_the_first_rows(keep):
+    a, b = torch.zeros(248, 3), torch.ones(248, 3)
+    assert fold_positions(a, b, keep).sum(1).tolist() == [0] * keep + [3] * (248 - keep)
+    with pytest.raises(GeoAlignError, match='do not fold'): fold_positions(a, b[:77])
 
 
 def test_fold():
