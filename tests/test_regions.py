@@ -109,7 +109,7 @@ def test_crop_padding_widens_and_stops_at_the_edge():
     torch.testing.assert_close(crop_views(images, [[0, 0, 0, 8, 8]], 8, padding=3)[0], images[0], atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize('cells_wide, cells_high', [(.8e-3, 4.), (1e-4, 1e-5), (3., .9e-3)])
+@pytest.mark.parametrize('cells_wide, cells_high', [(.8e-3, 4.), (1e-4, 1e-5), (3., .9e-3), (1.2e-3, 3e-3)])
 def test_thin_boxes_get_a_thousandth_of_a_cell(cells_wide, cells_high):
     "A frame of 60 × 40 pixels over a map of 6 × 8 cells; the middle stays"
     x, y = cells_wide * 60 / 6, cells_high * 40 / 8
