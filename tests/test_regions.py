@@ -148,6 +148,11 @@ def test_the_sentence_ends_with_the_remedy(row, words):
     assert str(e.value).endswith(words)
 
 
+def test_the_first_bad_box_is_named():
+    with pytest.raises(GeoAlignError, match='^Box 1 .5, 5, 5, 9. has no area'):
+        frame_boxes([[0, 0, 0, 9, 9], [0, 5, 5, 5, 9], [0, 1, 1, 2, 2], [7, 0, 0, 1, 1]], 1, (200, 224))
+
+
 def test_a_feature_map_has_four_dimensions():
     with pytest.raises(GeoAlignError, match='give .B, D, h, w.'):
         roi_features(torch.randn(3, 14, 14), [[0, 1, 2, 3, 4]], (224, 224))
