@@ -348,8 +348,10 @@ BAD = {
 
 
 WORDS = {
-    'unpaired': 'shapes .3, 4. and .2, 4.', 'not rows': 'two .N,D. tensors', 'ids': '2 ids for 3 pairs',
-    'duplicates': "Unknown duplicates 'drop'", 'chunk': 'chunk=0', 'limit': 'max_scale=0.5',
+    'unpaired': 'shapes .3, 4. and .2, 4.', 'not rows': 'two .N,D. tensors of paired rows.$',
+    'ids': '2 ids for 3 pairs',
+    'duplicates': "Unknown duplicates 'drop'", 'chunk': 'chunk=0',
+    'limit': 'max_scale=0.5 is .* or None for no limit.$',
     'owner count': '2 owners for 3 negatives', 'owner range': 'outside 0 to 2', 'owner sign': 'outside 0 to 2',
     'positive': 'one positive per region', 'divide': "Unknown divide 'q'", 'hna limit': 'max_scale=0 ',
     'crops': 'one crop per region', 'stop': "Unknown stop_gradient 'both'", 'contrast crops': 'one crop per region'}

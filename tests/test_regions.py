@@ -91,7 +91,7 @@ def test_float32_under_every_precision(dtype):
     torch.testing.assert_close(out, roi_features(dense.to(dtype).float(), boxes, (112, 112)))
 
 
-@pytest.mark.parametrize('cells_wide, cells_high', [(.8e-3, 4.), (1e-4, 1e-5), (3., .9e-3)])
+@pytest.mark.parametrize('cells_wide, cells_high', [(.8e-3, 4.), (1e-4, 1e-5), (3., .9e-3), (1.2e-3, 3e-3)])
 def test_thin_boxes_get_a_thousandth_of_a_cell(cells_wide, cells_high):
     "A frame of 60 × 40 pixels over a map of 6 × 8 cells; the middle stays"
     x, y = cells_wide * 60 / 6, cells_high * 40 / 8
@@ -128,6 +128,11 @@ def test_boxes_are_cut_exactly_and_float32():
 def test_the_sentence_ends_with_the_remedy(row, words):
     with pytest.raises(GeoAlignError) as e: frame_boxes([row], 2, (200, 224))
     assert str(e.value).endswith(words)
+
+
+def test_the_first_bad_box_is_named():
+    with pytest.raises(GeoAlignError, match='^Box 1 .5, 5, 5, 9. has no area'):
+        frame_boxes([[0, 0, 0, 9, 9], [0, 5, 5, 5, 9], [0, 1, 1, 2, 2], [7, 0, 0, 1, 1]], 1, (200, 224))
 
 
 def test_a_feature_map_has_four_dimensions():

@@ -157,12 +157,12 @@ def mean_over_ranks(
     own = total * world / everyone
     return sums[0] / everyone + (own - own.detach())  # the difference is 0 and carries the gradient
 
-# %% ../../nbs/20_contrastive.ipynb #a471605f
-def check_max_scale(max_scale: float | None) -> float | None:
-    "Return the limit of 1/tau; raise `GeoAlignError` unless it is None or a number of at least 1"
-    if max_scale is None: return None
+# %% ../../nbs/20_contrastive.ipynb #55aee64a
+def check_max_scale(max_scale: float | None):
+    "Raise `GeoAlignError` unless the limit of 1/tau is None or a number of at least 1"
+    if max_scale is None: return
     number = isinstance(max_scale, (int, float)) and not isinstance(max_scale, bool)
-    if number and 1 <= max_scale < math.inf: return max_scale
+    if number and 1 <= max_scale < math.inf: return
     remedy = 'give a number of at least 1, or None for no limit'
     raise GeoAlignError(f'max_scale={max_scale!r} is unusable; {remedy}.')
 
