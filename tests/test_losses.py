@@ -10,8 +10,8 @@ from hypothesis import given, settings, strategies as st
 from geoalignclip_nb.core import GeoAlignError, asset, stable_hash
 from geoalignclip_nb.losses.consistency import contrastive_consistency, textual_consistency, visual_consistency
 from geoalignclip_nb.losses.contrastive import (
-    DUPLICATES, MAX_LOG_SCALE, NceOptions, _Strips, as_scale, check_loss, chunked_info_nce, global_loss, info_nce,
-    l2_normalize, rpa_loss, to_full_precision)
+    DUPLICATES, MAX_LOG_SCALE, NceOptions, _Strips, as_scale, check_loss, chunked_info_nce, gather_with_grad,
+    global_loss, info_nce, l2_normalize, mean_over_ranks, rank_and_world_size, rpa_loss, to_full_precision)
 from geoalignclip_nb.losses.hard_negative import DIVIDE, hard_negative_loss, margins, ragged_softplus
 from geoalignclip_nb.losses.objective import Objective
 
@@ -119,6 +119,18 @@ def chunked_rows(chunk, n=5):
 def test_strips_cover_all_rows():
     assert chunked_rows(2) == [(2, None, 7), (2, None, 9), (1, None, 11)]
     assert chunked_rows(5) == chunked_rows(9) == [(5, None, 7)]
+
+
+def test_gathering_without_a_process_group_changes_nothing():
+    assert rank_and_world_size() == (0, 1)
+    a, b = pair(5)
+    ids = torch.tensor([0, 1, 0, 2, 1])
+    assert gather_with_grad(a) is a
+    assert mean_over_ranks(a.sum(), 5, gather=True) == a.sum() / 5 and mean_over_ranks(a[:0].sum(), 0) == 0
+    for d in DUPLICATES:
+        for texts in (ids, None):
+            alone = info_nce(a, b, 1., texts, duplicates=d)
+            assert info_nce(a, b, 1., texts, duplicates=d, gather=True) == alone
 
 
 # Unit vectors, precision, temperature
