@@ -32,7 +32,7 @@ from ..bench.region_classification import evaluate_regions
 from ..bench.retrieval import evaluate_retrieval
 from ..bench.scene_classification import evaluate_scenes, ucm_scenes
 from ..bench.tables import paper_table, to_markdown
-from ..core import GeoAlignError, Sample, data_dir, default_device, precision_context, write_beside
+from ..core import GeoAlignError, Sample, choose_precision, data_dir, default_device, precision_context, write_beside
 from ..data.describe import class_names
 from ..data.loader import ImageCache, open_source
 from ..losses.objective import active_parts, unused_settings, unused_weights
@@ -310,7 +310,8 @@ def write_table(out: Path, preset: Preset) -> Path:
     "Write ablation.json and ablation.md"
     rows = collect(out, preset)
     versions = dict(torch=torch.__version__, python=platform.python_version())
-    table = dict(preset=dataclasses.asdict(preset), rows=rows, versions=versions, device=default_device())
+    precision = str(choose_precision(default_device(), preset.precision))  # with the processor's name
+    table = dict(preset=dataclasses.asdict(preset), rows=rows, versions=versions, device=default_device(), precision=precision)
     path = Path(out)/'ablation.json'
     with write_beside(path) as tmp: tmp.write_text(json.dumps(table, indent=1) + '\n')
     with write_beside(path.with_suffix('.md')) as tmp: tmp.write_text(f'{markdown(rows)}\n\n{ladder(rows)}\n')

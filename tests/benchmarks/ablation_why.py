@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from geoalignclip_nb.bench.embeddings import Embedder
-from geoalignclip_nb.core import GeoAlignError, assets_dir, write_beside
+from geoalignclip_nb.core import GeoAlignError, assets_dir, cpu_name, write_beside
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.study.ablation import InputSizes, crop_agreement, detailed_columns, open_probes, read_row
 from geoalignclip_nb.train.presets import load_preset
@@ -80,7 +80,7 @@ def main():
         rows.setdefault(row, {})[str(seed)] = found
         print(row, 'seed', seed, {f'{name} {k}': round(v, 1) for name, answers in found.items() if name != 'weights' for k, v in answers.items()}, flush=True)
         out = dict(task='ablation why', command=f'geoalign ablate --out FOLDER, python tests/benchmarks/ablation_why.py FOLDER --preset {a.preset} --sets {" ".join(a.sets)}', preset=a.preset, sets=a.sets,
-                   rows=rows, precision=preset.precision, seconds=round(time.time() - start, 1), device='cpu', threads=torch.get_num_threads(), versions=dict(torch=torch.__version__, python=platform.python_version()), date=datetime.date.today().isoformat())
+                   rows=rows, precision=preset.precision, seconds=round(time.time() - start, 1), device='cpu', threads=torch.get_num_threads(), cpu=cpu_name(), versions=dict(torch=torch.__version__, python=platform.python_version()), date=datetime.date.today().isoformat())
         with write_beside(a.out) as file: file.write_text(json.dumps(out, indent=1, allow_nan=False) + '\n')
 
 

@@ -24,7 +24,6 @@ import argparse
 import datetime
 import gc
 import json
-import os
 import platform
 import re
 import statistics
@@ -36,7 +35,7 @@ from pathlib import Path
 
 import torch
 
-from geoalignclip_nb.core import assets_dir, default_device, write_beside
+from geoalignclip_nb.core import assets_dir, cpu_name, default_device, write_beside
 from geoalignclip_nb.losses.objective import Objective
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.train.cost import TEXTS, distinct_lengths, step_flops
@@ -166,7 +165,7 @@ def about(a) -> dict:
     return dict(task='gpu_training', command='python tests/benchmarks/gpu_training.py ' + re.sub(r' ?--out[ =]\S+', '', ' '.join(sys.argv[1:])), weights='random',
                 precision='bf16 autocast', n=a.steps, batch=a.batch, batches=a.batches, warm=a.warm, goals={'share, stage I': f'at least {GOAL:g}'}, device=a.device,
                 machine=torch.cuda.get_device_name() if cuda else platform.machine(), memory_gib=round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1) if cuda else None,
-                versions=dict(torch=torch.__version__, cuda=torch.version.cuda, deepspeed=deepspeed, python=platform.python_version()), seed=a.seed, date=datetime.date.today().isoformat())
+                cpu=cpu_name(), versions=dict(torch=torch.__version__, cuda=torch.version.cuda, deepspeed=deepspeed, python=platform.python_version()), seed=a.seed, date=datetime.date.today().isoformat())
 
 
 def main():

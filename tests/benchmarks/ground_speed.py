@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from geoalignclip_nb.core import assets_dir, write_beside
+from geoalignclip_nb.core import assets_dir, cpu_name, write_beside
 from geoalignclip_nb.ground import ground
 from geoalignclip_nb.model import GeoAlignCLIP
 
@@ -56,7 +56,7 @@ def main():
                wall_ms={k: round(float(np.median(v)) * 1e3, 1) for k, v in walls.items()},
                spread_ms={k: [round(float(q) * 1e3, 1) for q in np.percentile(v, [25, 75])] for k, v in times.items()},
                ratios={k: round(v, 2) for k, v in ratios.items()}, goals={k: ' '.join(map(str, g)) for k, g in GOALS.items()}, met=met, repeats=a.repeats,
-               threads=a.threads, device='cpu', versions=dict(torch=torch.__version__, python=platform.python_version()), seed=a.seed,
+               threads=a.threads, device='cpu', cpu=cpu_name(), versions=dict(torch=torch.__version__, python=platform.python_version()), seed=a.seed,
                date=datetime.date.today().isoformat())
     Path(a.out).parent.mkdir(parents=True, exist_ok=True)
     with write_beside(a.out) as file: file.write_text(json.dumps(out, indent=1) + '\n')

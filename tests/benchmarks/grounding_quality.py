@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from geoalignclip_nb.zoo import random_twin
-from geoalignclip_nb.core import GeoAlignError, asset, assets_dir, stable_hash, write_beside
+from geoalignclip_nb.core import GeoAlignError, asset, assets_dir, cpu_name, stable_hash, write_beside
 from geoalignclip_nb.ground import METHODS, RESULTS, ground
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.pointing import centre_map, energy_in_box, pointing_hit
@@ -166,7 +166,7 @@ def main():
                metrics=main_row['metrics'], ci95=main_row['ci95'], rows=rows, cosine_scale=[round(low, 3), round(high, 3)] if high > low + .01 else None,
                contrast_scale=[0, round(float(np.percentile(contrasts, 90)), 3)],
                seconds=round(time.time() - start, 1), device='cpu', threads=torch.get_num_threads(),
-               versions=dict(torch=torch.__version__, python=platform.python_version()), seed=a.seed, date=datetime.date.today().isoformat())
+               cpu=cpu_name(), versions=dict(torch=torch.__version__, python=platform.python_version()), seed=a.seed, date=datetime.date.today().isoformat())
     Path(a.out).parent.mkdir(parents=True, exist_ok=True)
     with write_beside(a.out) as file: file.write_text(json.dumps(out, indent=1, allow_nan=False) + '\n')
     print(f"colour scale {out['cosine_scale']}; {out['seconds']} s; wrote {Path(a.out).name}")

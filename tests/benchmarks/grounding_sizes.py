@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from grounding_quality import ask, load, rsod, scenes, summary
 
-from geoalignclip_nb.core import GeoAlignError, assets_dir, write_beside
+from geoalignclip_nb.core import GeoAlignError, assets_dir, cpu_name, write_beside
 from geoalignclip_nb.vision import load_image
 
 
@@ -44,7 +44,7 @@ def main():
                 rows.append(summary(name, method, items, a.seed) | dict(size=size))
                 print(f"{name:10} {method:10} {size:4} px " + ' '.join(f'{k} {v:.3g}' for k, v in rows[-1]['metrics'].items() if v is not None) + ' | ' + ' '.join(f"{k} {c['pointing_game']:.0f}" for k, c in rows[-1]['classes'].items()), flush=True)
     out = dict(task='grounding sizes', model=model.name, trained=model.trained, checkpoint=sha, rows=rows, seed=a.seed, seconds=round(time.time() - start, 1), device='cpu',
-               threads=torch.get_num_threads(), versions=dict(torch=torch.__version__, python=platform.python_version()), date=datetime.date.today().isoformat())
+               threads=torch.get_num_threads(), cpu=cpu_name(), versions=dict(torch=torch.__version__, python=platform.python_version()), date=datetime.date.today().isoformat())
     with write_beside(a.out) as file: file.write_text(json.dumps(out, indent=1, allow_nan=False) + '\n')
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from geoalignclip_nb.core import Sample, assets_dir, write_beside
+from geoalignclip_nb.core import Sample, assets_dir, cpu_name, write_beside
 from geoalignclip_nb.data import loader as loaders, stream
 from geoalignclip_nb.data.shards import open_shards, write_shards
 from geoalignclip_nb.scenes import make_scenes
@@ -188,7 +188,7 @@ def main():
     command = 'python tests/benchmarks/loader_speed.py' + (' --before CHECKOUT' if a.before else '')
     result = dict(task='loader_speed', n=a.samples, picture='448 px JPEG; files: 1,000 px JPEG', resolution=a.size, side=a.side, crop_size=a.crop_size,
                   batch=a.batch, **out, repeats=a.repeats, threads=a.threads, command=command, device=f'cpu, {os.cpu_count()} cores',
-                  versions=dict(torch=torch.__version__, python=platform.python_version()), seed=a.seed, date=datetime.date.today().isoformat())
+                  cpu=cpu_name(), versions=dict(torch=torch.__version__, python=platform.python_version()), seed=a.seed, date=datetime.date.today().isoformat())
     Path(a.out).parent.mkdir(parents=True, exist_ok=True)
     with write_beside(a.out) as file: file.write_text(json.dumps(result, indent=1) + '\n')
 

@@ -17,7 +17,6 @@ import platform
 import sys
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -28,7 +27,7 @@ from PIL import Image
 from geoalignclip_nb.bench.embeddings import Embedder
 from geoalignclip_nb.bench.metrics import retrieval_metrics
 from geoalignclip_nb.bench.retrieval import sentences
-from geoalignclip_nb.core import assets_dir, data_dir, write_beside
+from geoalignclip_nb.core import assets_dir, cpu_name, data_dir, write_beside
 from geoalignclip_nb.data.sources import rsicd
 from geoalignclip_nb.model import GeoAlignCLIP
 
@@ -101,7 +100,7 @@ def main():
                seconds=seconds, ratios=ratios, largest_difference={n: float((torch.cat(vectors[n]) - torch.cat(vectors['plain'])).abs().max()) for n in ratios},
                recalls=dict(model='geoalign-tiny', resolution=128, n=len(everything), n_texts=len(texts_all), **recalls), recall_moved={n: round(v, 3) for n, v in moved.items()}, exact_enough=fair,
                goal=f'at least {GOAL} among the ways whose recalls move by at most {EXACT}', met=best >= GOAL, threads=a.threads, device='cpu',
-               versions=dict(torch=torch.__version__, open_clip=open_clip.__version__, python=platform.python_version()), seed=a.seed, date=datetime.date.today().isoformat())
+               cpu=cpu_name(), versions=dict(torch=torch.__version__, open_clip=open_clip.__version__, python=platform.python_version()), seed=a.seed, date=datetime.date.today().isoformat())
     with write_beside(a.out) as file: file.write_text(json.dumps(out, indent=1) + '\n')
     for n in ratios: print(f"{n:10} {seconds[n]['all']:8.1f} s, {ratios[n]:5.2f} times as fast as plain ({seconds['plain']['all']:.1f} s); recalls move by {moved[n]:.3f} at most")
     print(f"goal ({out['goal']}): {'met' if out['met'] else 'MISSED'}")

@@ -72,13 +72,13 @@ def main():
     if a.form: return print(json.dumps(measure(a)))
 
     import torch
-    from geoalignclip_nb.core import assets_dir, write_beside
+    from geoalignclip_nb.core import assets_dir, cpu_name, write_beside
     target = Path(a.out or assets_dir()/'results'/'step_memory.json')
     target.parent.mkdir(parents=True, exist_ok=True)
     flags = [f'--{k}={getattr(a, k)}' for k in ('model', 'size', 'threads', 'seed')]
     points = [('ours', n, c) for c in (False, True) for n in a.batches] + [('fgclip', n, False) for n in a.batches] + [('literal', n, False) for n in a.batches if n <= 2]
     out = dict(task='step_memory', command='python tests/benchmarks/step_memory.py ' + ' '.join(flags), model=a.model, weights='random', precision='bf16 autocast', optimiser='left out',
-               resolution=a.size, crop_size=a.size, threads=a.threads, device='cpu', machine=platform.machine(), versions=dict(torch=torch.__version__, python=platform.python_version()),
+               resolution=a.size, crop_size=a.size, threads=a.threads, device='cpu', machine=platform.machine(), cpu=cpu_name(), versions=dict(torch=torch.__version__, python=platform.python_version()),
                seed=a.seed, date=datetime.date.today().isoformat(), rows=[])
     for form, n, checkpointing in points:
         run = subprocess.run([sys.executable, __file__, *flags, f'--form={form}', f'--batch={n}'] + ['--checkpointing'] * checkpointing, capture_output=True, text=True)

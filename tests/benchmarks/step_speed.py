@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from geoalignclip_nb.core import assets_dir, write_beside
+from geoalignclip_nb.core import assets_dir, cpu_name, write_beside
 from geoalignclip_nb.losses.objective import Objective
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.train.cost import FORMS, TEXTS, distinct_lengths, padding_cost, step_flops, time_parts
@@ -105,7 +105,7 @@ def main():
                padding={f: round(padding_cost(batch, f), 4) for f in FORMS}, gflop=flops, equal=equal, losses=losses,
                largest_bf16_loss_difference=max(abs(losses[f][k] - v) for f in FORMS[1:] for k, v in losses['ours'].items()),
                goals={k: f'at least {v:g}' for k, v in GOALS.items()}, threads=a.threads, device='cpu', machine=platform.machine(),
-               versions=dict(torch=torch.__version__, python=platform.python_version()), seed=a.seed, date=datetime.date.today().isoformat())
+               cpu=cpu_name(), versions=dict(torch=torch.__version__, python=platform.python_version()), seed=a.seed, date=datetime.date.today().isoformat())
     found = {}
     Path(a.out).parent.mkdir(parents=True, exist_ok=True)
     for r in range(a.rounds):

@@ -29,6 +29,7 @@ def main(argv=None):
     import open_clip
     import torch
     import zero_worker
+    from geoalignclip_nb.core import cpu_name
     from geoalignclip_nb.train.launch import launch
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     p.add_argument('--out', help='JSON file')
@@ -40,7 +41,7 @@ def main(argv=None):
     result = dict(
         task='zero_equals_one', n=zero_worker.PICTURES, steps=zero_worker.STEPS, lr=zero_worker.LR, processes=2, seed=0, scenes_seed=3, model='geoalign-debug', device='cpu',
         machine=platform.machine(), backend='gloo', **found,
-        versions=dict(python=platform.python_version(), torch=torch.__version__, deepspeed=deepspeed.__version__, open_clip=open_clip.__version__))
+        cpu=cpu_name(), versions=dict(python=platform.python_version(), torch=torch.__version__, deepspeed=deepspeed.__version__, open_clip=open_clip.__version__))
     text = json.dumps(result, indent=1)
     if a.out: Path(a.out).write_text(text + '\n')
     print(text)
