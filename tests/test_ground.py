@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
 from geoalignclip_nb.core import GeoAlignError, asset, to_pixels
-from geoalignclip_nb.ground import (METHODS, RESULTS, Method, block_inputs, gradcam, ground, measured_scale, last_norm, legrad, crop_to_image, peak, similarity, to_grid, visible_attention)
+from geoalignclip_nb.ground import (METHODS, RESULTS, GroundResult, Method, block_inputs, contrast, cosines, frozen_eval, gradcam, ground, measured_scale, last_norm, legrad, crop_to_image, peak, similarity, to_grid, visible_attention)
 from geoalignclip_nb.pointing import centre_map, cover, energy_in_box, pointing_hit
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.scenes import make_scene
@@ -301,7 +302,210 @@ def test_relevance_of_nothing_is_told(model):
     assert len(r.warnings) == 1 and 'tennis court' in r.warnings[0] and r.to_dict()['warnings'] == r.warnings and np.isfinite(r.maps).all()
 
 
-# --- the door takes anything -------------------------------------------------------------------------------------------
+def test_cosines_of_unit_vectors():
+    a, b = F.normalize(torch.randn(5, 16), dim=1), F.normalize(torch.randn(3, 16), dim=1)
+    exact = a.double() @ b.double().T
+    with torch.autocast('cpu', torch.bfloat16): under = cosines(a, b)
+    for got in (cosines(a, b), under): torch.testing.assert_close(got, exact.float(), atol=1e-6, rtol=0)
+    assert cosines(a.bfloat16(), b).dtype == torch.float32 and cosines(a, b).shape == (5, 3)
+
+
+def test_contrast_is_what_exceeds_the_neutral_word(model, asked):
+    images, text = asked
+    with torch.no_grad(): neutral = model.encode_text(['background'])
+    expected = (similarity(model, images, text) - similarity(model, images, neutral)).clamp(min=0)
+    torch.testing.assert_close(contrast(model, images, text), expected, atol=1e-6, rtol=0)
+    assert (expected > 0).any() and (expected == 0).any()
+
+
+def test_the_last_norm_of_each_family(model):
+    blocks = model.clip.visual.transformer.resblocks
+    assert last_norm(model.clip.visual) == (blocks[-1].ln_1, 1)
+    trunk = SimpleNamespace(blocks=[SimpleNamespace(norm1='first'), SimpleNamespace(norm1='last')], num_prefix_tokens=5)
+    assert last_norm(SimpleNamespace(trunk=trunk)) == ('last', 5)
+    with pytest.raises(GeoAlignError, match='SimpleNamespace has no blocks of tokens'): last_norm(SimpleNamespace(trunk=None))
+
+
+@pytest.mark.parametrize('prefix', [0, 1, 3])
+def test_tokens_to_a_grid(prefix):
+    tokens = torch.arange(2 * (prefix + 9) * 4.).reshape(2, prefix + 9, 4)
+    grid = to_grid(tokens, prefix)
+    assert grid.shape == (2, 4, 3, 3) and torch.equal(grid[1, :, 2, 1], tokens[1, prefix + 7])
+    if prefix == 1: assert torch.equal(to_grid(tokens), grid)
+
+
+def test_block_inputs_are_those_of_one_pass(model, asked):
+    blocks = list(model.clip.visual.transformer.resblocks)
+    assert [b for b, _ in block_inputs(model, asked[0])] == blocks[-2:]
+    for last in (1, 3):
+        found = block_inputs(model, asked[0], last)
+        assert [b for b, _ in found] == blocks[-last:] and not any(x.requires_grad for _, x in found)
+    for (block, x), (_, following) in zip(found, found[1:]):
+        with torch.no_grad(): torch.testing.assert_close(block(x), following, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize('visual', [SimpleNamespace(), SimpleNamespace(transformer=SimpleNamespace(resblocks=[1]), proj=None), SimpleNamespace(transformer=SimpleNamespace(), proj=1)])
+def test_legrad_needs_a_tower_of_open_clip(visual):
+    with pytest.raises(GeoAlignError, match="Method legrad needs open_clip's own ViT, not SimpleNamespace"): block_inputs(SimpleNamespace(clip=SimpleNamespace(visual=visual)), None)
+
+
+def test_gradcam_needs_gradients_at_the_last_block():
+    model = GeoAlignCLIP.create('geoalign-tiny').train()
+    model.clip.visual.set_grad_checkpointing()
+    try: sound(ground(model, noise(), PHRASES, method='gradcam'))
+    except GeoAlignError as e: assert 'switch gradient checkpointing off' in str(e)
+
+
+@pytest.mark.parametrize('most, expected', [(3, (3, 3)), (1024, (4, 8))])
+def test_the_part_of_the_frame_has_a_largest_side(most, expected): assert crop_to_image(torch.rand(1, 8, 8), (0, 32, 128, 96), 128, most).shape[1:] == expected
+
+
+def test_a_sliver_keeps_a_cell(): assert crop_to_image(torch.rand(2, 8, 8), (0, 63, 128, 65), 128).shape == (2, 1, 8) and crop_to_image(torch.rand(2, 8, 8), (63, 0, 65, 128), 128).shape == (2, 8, 1)
+
+
+def test_a_map_of_the_whole_frame_is_returned_as_it_is():
+    maps = torch.rand(1, 8, 8)
+    assert crop_to_image(maps, (0., 0., 128., 128.), 128) is maps
+
+
+class Named:
+    def __init__(self, **config): self.name, self.config = 'mine', config
+
+
+def test_scales_come_from_the_configuration_then_from_the_measurement(tmp_path, monkeypatch):
+    file = tmp_path/'q.json'
+    monkeypatch.setattr('geoalignclip_nb.ground.asset', lambda name: file)
+    assert measured_scale(Named(trained=True)) == (0., .5), 'nothing was measured'
+    file.write_text('{')
+    assert measured_scale(Named(trained=True)) == (0., .5)
+    file.write_text(json.dumps(dict(trained=True, model='mine', cosine_scale=[.1, .4], contrast_scale=[0, .2])))
+    assert measured_scale(Named(trained=True)) == (.1, .4) and measured_scale(Named(trained=True), 'contrast_scale') == (0, .2)
+    assert measured_scale(Named(trained=True, cosine_scale=[.2, .9])) == (.2, .9)
+    assert measured_scale(Named()) == measured_scale(object()) == (0., .5)
+    for change in (dict(trained=False), dict(model='other'), dict(cosine_scale=None)):
+        file.write_text(json.dumps(dict(trained=True, model='mine', cosine_scale=[.1, .4]) | change))
+        assert measured_scale(Named(trained=True)) == (0., .5), change
+
+
+def test_colors_of_each_method(model):
+    assert ground(model, noise(), PHRASES).scale == (0., .5) and ground(model, noise(), PHRASES, method='gradcam').scale == (0., 1.)
+    assert ground(model, noise(), PHRASES, scale=[.1, .2]).scale == (.1, .2)
+    model.config['contrast_scale'] = [0, .3]
+    try: assert ground(model, noise(), PHRASES, method='contrast').scale == (0, .3)
+    finally: del model.config['contrast_scale']
+
+
+@pytest.mark.parametrize('method', ['gradcam', 'legrad'])
+def test_relevance_is_a_share_of_the_largest(model, asked, method):
+    raw = METHODS[method].maps(model, *asked).numpy()
+    r = ground(model, noise(), PHRASES, method=method)
+    assert r.unit == pytest.approx(raw.max(), rel=1e-4) and r.maps.max() == pytest.approx(1)
+    np.testing.assert_allclose(r.maps * r.unit, raw, atol=1e-3 * raw.max())
+    assert f'{method} relevance (1 = {r.unit:.2g})' == r.says() and r.to_dict()['unit'] == pytest.approx(r.unit, rel=1e-5)
+
+
+def test_contrast_is_not_stretched(model, asked):
+    r = ground(model, noise(), PHRASES, method='contrast')
+    np.testing.assert_allclose(r.maps, contrast(model, *asked).numpy(), atol=1e-5)
+    assert r.unit == 1 and r.says() == 'cosine above “background”'
+
+
+@pytest.mark.parametrize('value', [1.5, -1.5])
+def test_a_cosine_is_clipped_to_its_range(model, value):
+    METHODS['loud'] = Method(lambda m, images, text: torch.full((2, 8, 8), value), 'cosine')
+    try: r = ground(model, noise(), PHRASES, method='loud')
+    finally: del METHODS['loud']
+    assert (r.maps == np.sign(value)).all() and r.unit == 1 and r.warnings == []
+
+
+@pytest.mark.parametrize('size, told', [((96, 64), True), ((64, 96), True), ((64, 64), False)])
+def test_a_cut_image_is_told(size, told):
+    for mode in ('shortest', 'squash'):
+        r = ground(GeoAlignCLIP.create('geoalign-tiny', mode=mode), noise(*size), PHRASES)
+        assert any('middle square' in w for w in r.warnings) == (told and mode == 'shortest')
+
+
+def test_sizes_from_the_caller_the_configuration_and_the_model():
+    model = GeoAlignCLIP.create('geoalign-tiny')
+    model.config['ground_size'] = 64
+    assert [ground(model, noise(), 'a', size=s).size for s in (None, 96)] == [64, 96] and model.preprocess.size == 128
+    for size in (2049, 0):
+        with pytest.raises(GeoAlignError, match=f'A size of {size} is not possible'): ground(model, noise(), 'a', size=size)
+
+
+def test_a_language_model_refuses_in_its_own_sentence(model):
+    class Talks:
+        family = 'lvlm'
+        def dense(self): raise GeoAlignError('I only talk.')
+    with pytest.raises(GeoAlignError, match='I only talk'): ground(Talks(), noise(), 'a')
+
+
+def test_one_phrase_is_a_list_of_one(model):
+    r = ground(model, noise(), '  white\n plane ')
+    assert r.phrases == ['white plane'] and r.maps.shape[0] == 1
+    for nothing in ([], None, ''):
+        with pytest.raises(GeoAlignError, match='phrase'): ground(model, noise(), nothing)
+
+
+def result(**change):
+    maps = np.zeros((2, 2, 4), np.float32)
+    maps[0, 1, 3], maps[1, 0, 0], maps[1, 1, 1] = .25, .123456789, -.5
+    fields = dict(maps=maps, scores=np.array([[.1, .3], [.25, .25]]), boxes=np.array([[0, 0, .5, 1], [.5, .5, 1, 1]]), phrases=['a|b' + 'c' * 90, 'road'], kind='cosine',
+                  method='similarity', model='mine', image=noise(200, 100), scale=(-.1, .4), size=128)
+    return GroundResult(**fields | change)
+
+
+def test_the_dictionary_by_hand():
+    assert result(warnings=['x']).to_dict() == dict(
+        phrases=['a|b' + 'c' * 90, 'road'], boxes=[[0, 0, 100, 100], [100, 50, 200, 100]], scores=[[.1, .3], [.25, .25]], kind='cosine', method='similarity', model='mine',
+        width=200, height=100, unit=1, warnings=['x'], maps=[dict(phrase='a|b' + 'c' * 90, peak=[175, 75], minimum=0, maximum=.25), dict(phrase='road', peak=[25, 25], minimum=-.5, maximum=.123457)])
+    assert result(boxes=None, scores=np.zeros((0, 2))).to_dict()['boxes'] == []
+
+
+def test_the_table_by_hand():
+    name = 'a b' + 'c' * 90
+    assert result(warnings=['look'])._repr_markdown_().splitlines() == [
+        '**similarity** (cosine) by mine, 128 px', '', '| phrase | peak | at x, y |', '| --- | ---: | ---: |', f'| {name[:80]} | 0.250 | 175, 75 |', '| road | 0.123 | 25, 25 |', '',
+        f'| box, pixels | {name[:40]} | road |', '| --- | ---: | ---: |', '| 0 0 100 100 | 0.10 | **0.30** |', '| 100 50 200 100 | **0.25** | **0.25** |', '', '⚠ look']
+    assert 'box' not in result(boxes=None, scores=np.zeros((0, 2)))._repr_markdown_()
+
+
+def test_the_label_states_scale_and_range():
+    assert result().label() == 'cosine\nscale -0.10 to 0.40, maps -0.50 to 0.25'
+    assert result(method='legrad', unit=.0123).label().startswith('legrad relevance (1 = 0.012)\n')
+
+
+def test_show_passes_everything_on(monkeypatch):
+    seen = {}
+    monkeypatch.setattr('geoalignclip_nb.ground.show_heat', lambda image, maps, phrases, *scale, **more: seen.update(more, image=image, maps=maps, phrases=phrases, scale=scale) or 'drawn')
+    r = result(image=Image.new('RGB', (3000, 1500)))
+    assert r.show(ncols=3, boxes=[[], []], fig='f') == 'drawn'
+    assert seen['image'].size == (1200, 600) and r.image.size == (3000, 1500) and seen['maps'] is r.maps and seen['phrases'] is r.phrases
+    assert seen['scale'] == (-.1, .4) and seen['marks'] == [(.875, .75), (.125, .25)] and (seen['ncols'], seen['boxes'], seen['fig'], seen['label']) == (3, [[], []], 'f', r.label())
+
+
+def test_dots_per_inch_of_a_file(tmp_path):
+    for dpi in (60, 120): result().save_png(tmp_path/f'{dpi}.png', dpi=dpi)
+    result().save_png(tmp_path/'own.png')
+    sizes = {f.stem: Image.open(f).size[0] for f in tmp_path.iterdir()}
+    assert sizes['own'] == sizes['120'] == pytest.approx(2 * sizes['60'], abs=2) and Image.open(tmp_path/'own.png').format == 'PNG'
+
+
+def test_frozen_eval_gives_the_model_and_puts_back_after_an_error():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout()).train()
+    model[1].eval()
+    model[0].bias.requires_grad_(False)
+    model[0].weight.grad = grad = torch.ones(2, 2)
+    with pytest.raises(ZeroDivisionError):
+        with frozen_eval(model) as same:
+            assert same is model and not model[0].training and not model[0].weight.requires_grad
+            model[0].weight.grad = None
+            raise ZeroDivisionError
+    assert model.training and model[0].training and not model[1].training
+    assert model[0].weight.requires_grad and not model[0].bias.requires_grad and model[0].weight.grad is grad
+
+
+# --- any input is accepted or refused in one sentence -------------------------------------------------------------------------------------------
 
 def sound(result):
     assert np.isfinite(result.maps).all() and np.isfinite(result.scores).all() and result.maps.ndim == 3 and result.maps.size

@@ -14,7 +14,7 @@ from timm import create_model
 
 from geoalignclip_nb.core import GeoAlignError
 from geoalignclip_nb.pictures import crop_box, pixel_box, read_tiff, resize_image, stretch_to_8bit
-from geoalignclip_nb.vision import Preprocess, encode_image, load_image, resize_positions, value_only
+from geoalignclip_nb.vision import Preprocess, encode_image, image_tower, load_image, resize_positions, value_only
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (24, 36, 3), dtype=np.uint8)
@@ -320,6 +320,134 @@ def test_timm_prefixes(settings, h, w):
     torch.testing.assert_close(cls, expected, atol=1e-4, rtol=1e-4)
     assert dense.shape[2:] == (h // 16, w // 16)
     torch.testing.assert_close(dense.flatten(2).transpose(1, 2), cells, atol=1e-4, rtol=1e-4)
+
+
+def slow_cell(m, x, i, j):
+    "A cell by its definition: the last block under the diagonal mask, then pooled as if it were the whole image"
+    tower = image_tower(m.visual)
+    t, grid = tower.tokens(x)
+    for block in tower.blocks[:-1]: t = block(t)
+    t = tower.blocks[-1](t, attn_mask=torch.full((t.shape[1],) * 2, float('-inf')).fill_diagonal_(0))
+    one = t[:, [tower.prefix + i * grid[1] + j]]
+    return tower.pool(one if tower.prefix == 0 else torch.cat([one] * (tower.prefix + 1), 1))
+
+
+def test_cells_by_their_definition(clip):
+    for block in image_tower(clip.visual).blocks:
+        for p in block.attn.parameters(): torch.nn.init.normal_(p, std=.1)  # biases too
+    x = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        dense = encode_image(clip, x)[1]
+        for i, j in [(0, 0), (1, 2), (3, 5)]: torch.testing.assert_close(dense[..., i, j], slow_cell(clip, x, i, j), atol=1e-5, rtol=1e-4)
+        unit = encode_image(clip, x, normalize_dense=True)[1]
+    torch.testing.assert_close(unit, torch.nn.functional.normalize(dense, dim=1))
+
+
+def test_no_cells_where_none_are_wanted(clip):
+    vectors, cells = encode_image(clip, torch.randn(1, 3, *clip.visual.image_size), dense=False, normalize_dense=True)
+    assert cells is None and vectors.shape[0] == 1
+
+
+def test_the_tower_tells_what_it_is():
+    t = image_tower(tiny(size=64, layers=2).visual)
+    assert (t.prefix, t.native, t.patch, len(t.blocks), t.first_only, t.checkpointing) == (1, (64, 64), (16, 16), 2, True, False)
+    t = image_tower(tiny(pool_type='avg').visual)
+    assert not t.first_only and t.cell is not None
+    t = image_tower(tiny(attentional_pool=True).visual)
+    assert t.cell is None and not t.first_only
+    t = image_tower(timm('test_vit2', 'avg').visual)
+    assert (t.prefix, t.native, t.patch, t.first_only) == (1, (160, 160), (16, 16), False)
+    assert image_tower(torch.nn.Linear(2, 2)) is None
+
+
+def test_other_towers_give_an_image_vector_alone():
+    clip = tiny(CustomTextCLIP, 64, timm_model_name='test_resnet', timm_pool='avg')
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad(): assert torch.equal(encode_image(clip, x, dense=False)[0], clip.encode_image(x))
+    assert encode_image(clip, x, dense=False)[1] is None
+    with pytest.raises(GeoAlignError, match='TimmModel gives no dense map yet'): encode_image(clip, x)
+
+
+def test_checkpointing_runs_every_block_twice():
+    clip, calls = tiny().train(), []
+    for block in clip.visual.transformer.resblocks: block.ln_2.register_forward_hook(lambda *a: calls.append(1))
+    def passes(wanted):
+        calls.clear()
+        with torch.set_grad_enabled(wanted): cls, dense = encode_image(clip, torch.randn(1, 3, 64, 64))
+        if wanted: (cls.sum() + dense.sum()).backward()
+        return len(calls)
+    assert passes(True) == 4, 'the last block twice, for the vector and for the cells'
+    clip.set_grad_checkpointing()
+    assert passes(True) == 8 and passes(False) == 4
+
+
+@pytest.mark.parametrize('pool, rows', [('tok', 1), ('avg', 17)])
+def test_training_computes_the_rows_that_are_pooled(pool, rows):
+    clip, seen = tiny(pool_type=pool), []
+    clip.visual.transformer.resblocks[-1].mlp.register_forward_hook(lambda m, args, out: seen.append(args[0].shape[1]))
+    encode_image(clip, torch.randn(1, 3, 64, 64), dense=False)
+    with torch.no_grad(): encode_image(clip, torch.randn(1, 3, 64, 64), dense=False)
+    assert seen == [rows, 17]
+
+
+@pytest.mark.parametrize('wanted', [True, False])
+def test_patches_stay_in_fp32_under_autocast_without_gradient(wanted):
+    clip, seen = tiny(), []
+    clip.visual.conv1.register_forward_hook(lambda m, args, out: seen.append(out.dtype))
+    with torch.set_grad_enabled(wanted), torch.autocast('cpu', torch.bfloat16): encode_image(clip, torch.randn(1, 3, 64, 64))
+    with torch.set_grad_enabled(wanted): encode_image(clip, torch.randn(1, 3, 64, 64))
+    assert seen == [torch.bfloat16 if wanted else torch.float32, torch.float32]
+
+
+def resnet():
+    clip = tiny(layers=[1, 1, 1, 1], width=16)
+    for name, p in clip.visual.named_parameters():
+        if 'bn3' in name: torch.nn.init.normal_(p, .3, .1)  # fresh blocks end in zeros
+    return clip
+
+
+@pytest.mark.parametrize('h, w', [(64, 64), (64, 96), (32, 128)])
+def test_resnet(h, w):
+    "The image's vector is open_clip's own; a cell is its pooling with attention to that cell alone"
+    clip, x = resnet(), torch.randn(2, 3, h, w)
+    v, a = clip.visual, clip.visual.attnpool
+    with torch.no_grad():
+        cls, dense = encode_image(clip, x)
+        f = v.layer4(v.layer3(v.layer2(v.layer1(v.stem(x)))))
+        table = resize_positions(a.positional_embedding, (2, 2), f.shape[-2:])
+        if (h, w) == (64, 64): torch.testing.assert_close(cls, clip.encode_image(x), atol=1e-5, rtol=0)
+        assert dense.shape == (2, 32, h // 32, w // 32)
+        for i in range(h // 32):
+            for j in range(w // 32):
+                alone = a.c_proj(a.v_proj(f[:, :, i, j] + table[1 + i * (w // 32) + j]))
+                torch.testing.assert_close(dense[:, :, i, j], alone, atol=1e-5, rtol=1e-4)
+        unit = encode_image(clip, x, normalize_dense=True)
+    torch.testing.assert_close(unit[1], torch.nn.functional.normalize(dense, dim=1))
+    assert torch.equal(unit[0], cls) and encode_image(clip, x, dense=False, normalize_dense=True)[1] is None
+    assert encode_image(resnet().half(), x)[1].dtype == torch.float16
+
+
+@pytest.mark.parametrize('h, w', [(5, 7), (2, 2), (8, 3)])
+@pytest.mark.parametrize('prefix', [1, 0, 4])
+def test_positions_are_resized_as_open_clip_does(h, w, prefix):
+    from types import SimpleNamespace
+    from open_clip.model import resize_pos_embed
+    table = torch.randn(prefix + 16, 6)
+    grid = SimpleNamespace(visual=SimpleNamespace(grid_size=(h, w)))
+    state = {'visual.positional_embedding': torch.cat([torch.zeros(1, 6), table[prefix:]])}
+    resize_pos_embed(state, grid)
+    out = resize_positions(table, (4, 4), (h, w), prefix)
+    torch.testing.assert_close(out[prefix:], state['visual.positional_embedding'][1:])
+    assert torch.equal(out[:prefix], table[:prefix]) and torch.equal(resize_positions(table[None], (4, 4), (h, w), prefix)[0], out)
+    assert resize_positions(table.half(), (4, 4), (h, w), prefix).dtype == torch.float16
+
+
+def test_a_frame_of_the_native_size_need_not_be_whole_patches():
+    clip = tiny(size=70)
+    assert encode_image(clip, torch.randn(1, 3, 70, 70))[1].shape == (1, 32, 4, 4)
+    with pytest.raises(GeoAlignError, match='A frame of 64 × 70 is not a whole number of 16 × 16 patches; choose a multiple of 16'): encode_image(clip, torch.randn(1, 3, 70, 64))
+    for size in [(64, 70), (0, 64), (64, 0)]:
+        with pytest.raises(GeoAlignError, match='multiple of 16'): encode_image(clip, torch.randn(1, 3, *size))
 
 
 def test_positions():
