@@ -2,6 +2,7 @@
 import copy
 import itertools
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -213,6 +214,13 @@ def test_towers_that_read_all_places_get_all_of_them(text):
     seen, vectors = widths(clip, ids)
     assert seen[0] >= 77
     torch.testing.assert_close(vectors, clip.encode_text(torch.nn.functional.pad(ids, (0, 77 - ids.shape[1]))), atol=1e-5, rtol=0)
+
+
+def test_a_tower_that_names_no_pooling_is_read_at_the_largest_id():
+    "Such as the long tower of FG-CLIP, which is put together from parts"
+    clip, ids = tiny(), Tokenizer(77)(['white plane', 'a storage tank'])
+    parts = {n: getattr(clip, n) for n in ('positional_embedding', 'attn_mask', 'context_length', 'transformer', 'token_embedding', 'ln_final', 'text_projection')}
+    assert torch.equal(encode_tokens(SimpleNamespace(**parts), ids), encode_tokens(clip, ids))
 
 
 @pytest.mark.parametrize('proj', ['none', 'linear'])
