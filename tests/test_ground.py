@@ -317,6 +317,11 @@ def test_cosines_of_unit_vectors():
     assert cosines(a.bfloat16(), b).dtype == torch.float32 and cosines(a, b).shape == (5, 3)
 
 
+def test_the_table_of_methods():
+    assert {name: (m.maps, m.kind, m.scale) for name, m in METHODS.items()} == dict(
+        similarity=(similarity, 'cosine', 'cosine_scale'), contrast=(contrast, 'relevance', 'contrast_scale'), gradcam=(gradcam, 'relevance', ''), legrad=(legrad, 'relevance', ''))
+
+
 def test_contrast_is_what_exceeds_the_neutral_word(model, asked):
     images, text = asked
     with torch.no_grad(): neutral = model.encode_text(['background'])

@@ -261,6 +261,11 @@ def test_groups_cost_least(lengths, most, price):
     for short, long in zip(groups, groups[1:]): assert lengths[short].max() < lengths[long].min()
 
 
+def test_texts_of_one_length_keep_their_order():
+    lengths = torch.tensor([9, 5] * 200)
+    assert [g.tolist() for g in length_groups(lengths)] == [list(range(1, 400, 2)), list(range(0, 400, 2))]
+
+
 def test_defaults_of_groups():
     lengths = torch.tensor([1, 10, 100, 1000, 10_000, 100_000, 10**6, 10**7])
     assert len(length_groups(lengths)) == 6 and len(length_groups(lengths[:3])) == 3
