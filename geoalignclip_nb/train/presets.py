@@ -11,7 +11,7 @@ __all__ = ['KIND_WORDS', 'VALUE_READERS', 'CHOICE_WORDS', 'STAGE_NAMES', 'LOSS_T
            'change', 'check_preset', 'refuse_idle', 'drop_unused', 'load_preset', 'from_record']
 
 # %% ../../nbs/40a_presets.ipynb #f70a1fcf
-import contextlib, copy, dataclasses, difflib, itertools, json, math, re, sys
+import contextlib, copy, dataclasses, difflib, itertools, json, math, re, tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +21,6 @@ from ..core import PRECISIONS, GeoAlignError, assets_dir
 from ..losses.consistency import AGREEMENT, STOP_GRADIENT
 from ..losses.contrastive import DUPLICATES
 from ..losses.hard_negative import DIVIDE
-
-# %% ../../nbs/40a_presets.ipynb #d84a5ed9
-if sys.version_info >= (3, 11): import tomllib
-else: import tomli as tomllib
 
 # %% ../../nbs/40a_presets.ipynb #5a01c2d1
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def start_training(preset: Preset) -> tuple[GeoAlignCLIP, Vocabulary]:
     "The start model and its vocabulary"
     checkpoint = load_init_checkpoint(preset.init)
     model = start_model(preset, checkpoint)
-    start = start_vocabulary(model) if checkpoint is None else checkpoint.known
+    start = start_vocabulary(model).cpu() if checkpoint is None else checkpoint.known
     model.known_tokens = None  # validation must not warn about words that this run teaches
     return model, Vocabulary(start, torch.zeros_like(start))
 
