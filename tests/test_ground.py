@@ -74,6 +74,13 @@ def test_written_out_attention_is_open_clips(model, asked):
         assert kept[0].shape[2:] == (x.shape[1],) * 2
 
 
+def test_written_out_attention_adds_the_mask(model):
+    block, x = model.clip.visual.transformer.resblocks[0], torch.randn(2, 5, 320)
+    mask = torch.full((5, 5), float('-inf')).triu(1)
+    with torch.no_grad(): expected = block(x, attn_mask=mask)
+    with visible_attention(block): torch.testing.assert_close(block(x, attn_mask=mask).detach(), expected, atol=1e-5, rtol=1e-4)
+
+
 def test_legrad_slopes_by_hand(model, asked):
     "The gradient with respect to single attention weights equals what nudging them does"
     images, text = asked
@@ -308,6 +315,11 @@ def test_cosines_of_unit_vectors():
     with torch.autocast('cpu', torch.bfloat16): under = cosines(a, b)
     for got in (cosines(a, b), under): torch.testing.assert_close(got, exact.float(), atol=1e-6, rtol=0)
     assert cosines(a.bfloat16(), b).dtype == torch.float32 and cosines(a, b).shape == (5, 3)
+
+
+def test_the_table_of_methods():
+    assert {name: (m.maps, m.kind, m.scale) for name, m in METHODS.items()} == dict(
+        similarity=(similarity, 'cosine', 'cosine_scale'), contrast=(contrast, 'relevance', 'contrast_scale'), gradcam=(gradcam, 'relevance', ''), legrad=(legrad, 'relevance', ''))
 
 
 def test_contrast_is_what_exceeds_the_neutral_word(model, asked):

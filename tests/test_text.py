@@ -2,6 +2,7 @@
 import copy
 import itertools
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -215,6 +216,13 @@ def test_towers_that_read_all_places_get_all_of_them(text):
     torch.testing.assert_close(vectors, clip.encode_text(torch.nn.functional.pad(ids, (0, 77 - ids.shape[1]))), atol=1e-5, rtol=0)
 
 
+def test_a_tower_that_names_no_pooling_is_read_at_the_largest_id():
+    "Such as the long tower of FG-CLIP, which is put together from parts"
+    clip, ids = tiny(), Tokenizer(77)(['white plane', 'a storage tank'])
+    parts = {n: getattr(clip, n) for n in ('positional_embedding', 'attn_mask', 'context_length', 'transformer', 'token_embedding', 'ln_final', 'text_projection')}
+    assert torch.equal(encode_tokens(SimpleNamespace(**parts), ids), encode_tokens(clip, ids))
+
+
 @pytest.mark.parametrize('proj', ['none', 'linear'])
 def test_other_projections(proj):
     clip = tiny(CustomTextCLIP, **(dict(proj_type='none') if proj == 'none' else dict(proj_bias=True)))
@@ -251,6 +259,11 @@ def test_groups_cost_least(lengths, most, price):
     assert 1 <= len(groups) <= most and sorted(torch.cat(groups).tolist()) == list(range(len(lengths)))
     assert cost(groups, lengths, price) == min(cost(g, lengths, price) for g in every_cut(lengths, most))
     for short, long in zip(groups, groups[1:]): assert lengths[short].max() < lengths[long].min()
+
+
+def test_texts_of_one_length_keep_their_order():
+    lengths = torch.tensor([9, 5] * 200)
+    assert [g.tolist() for g in length_groups(lengths)] == [list(range(1, 400, 2)), list(range(0, 400, 2))]
 
 
 def test_defaults_of_groups():
