@@ -27,7 +27,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from geoalignclip_nb.core import Sample, assets_dir, cpu_name, write_beside
+from geoalignclip_nb import core
+from geoalignclip_nb.core import Sample, assets_dir, write_beside
 from geoalignclip_nb.data import loader as loaders, stream
 from geoalignclip_nb.data.shards import open_shards, write_shards
 from geoalignclip_nb.scenes import make_scenes
@@ -110,7 +111,7 @@ def step_ratio(loader) -> dict:
         batch = loader.batch(e, 0)
         batches.append(time.perf_counter() - start)
         start = time.perf_counter()
-        engine.train_step(model, batch, objective, optimizer, 1e-4, precision='fp32')
+        engine.train_step(model, batch, objective, optimizer, engine.StepOptions(1e-4, precision='fp32'))
         steps.append(time.perf_counter() - start)
     ratios = np.divide(steps, batches)[1:]
     return dict(images=len(batch['images']), regions=len(batch['boxes']), seconds_per_step=round(float(np.median(steps[1:])), 3),
@@ -188,7 +189,7 @@ def main():
     command = 'python tests/benchmarks/loader_speed.py' + (' --before CHECKOUT' if a.before else '')
     result = dict(task='loader_speed', n=a.samples, picture='448 px JPEG; files: 1,000 px JPEG', resolution=a.size, side=a.side, crop_size=a.crop_size,
                   batch=a.batch, **out, repeats=a.repeats, threads=a.threads, command=command, device=f'cpu, {os.cpu_count()} cores',
-                  cpu=cpu_name(), versions=dict(torch=torch.__version__, python=platform.python_version()), seed=a.seed, date=datetime.date.today().isoformat())
+                  cpu=core.cpu_name(), versions=dict(torch=torch.__version__, python=platform.python_version()), seed=a.seed, date=datetime.date.today().isoformat())
     Path(a.out).parent.mkdir(parents=True, exist_ok=True)
     with write_beside(a.out) as file: file.write_text(json.dumps(result, indent=1) + '\n')
 
