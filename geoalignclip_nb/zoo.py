@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 
-from .architectures import PRESETS, architecture, build_clip, configured, read_config, split_name, unpublished
+from .architectures import (PRESETS, architecture, build_clip, configured, has_hf_text, read_config,
+                                          split_name, unpublished)
 from .checkpoints import from_hugging_face_config, read_weights
 from .core import GeoAlignError, asset, cache_dir, check_choice, sha256_of, write_beside
 from .lvlm import LVLMS, load as load_lvlm
@@ -243,7 +244,8 @@ def load_weights(
 # %% ../nbs/15_zoo.ipynb #150612d8
 def random_twin(model: GeoAlignCLIP, seed: int = 0) -> GeoAlignCLIP:
     "The model's architecture and preprocessing with random weights"
-    twin = create(model.config['clip'], seed=seed, stretch=False, cls=type(model), **model.config['preprocess'])
+    own = dict(tokenizer=model.tokenizer) if has_hf_text(model.config['clip']) else {}
+    twin = create(model.config['clip'], seed=seed, stretch=False, cls=type(model), **own, **model.config['preprocess'])
     told = json.dumps([seed, twin.config['clip']], sort_keys=True)
     return _stamp(twin, f'random weights (seed {seed})', 'random', hashlib.sha256(told.encode()).hexdigest()).to(model.device)
 

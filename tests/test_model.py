@@ -5,11 +5,14 @@ import warnings
 import open_clip
 import pytest
 import torch
+from small_towers import small_model
 
+from geoalignclip_nb import zoo
 from geoalignclip_nb.core import GeoAlignError
 from geoalignclip_nb.architectures import activation, architecture, build_clip
 from geoalignclip_nb.ledger import count_parameters
 from geoalignclip_nb.model import GeoAlignCLIP, load_open_clip, start_vocabulary
+from geoalignclip_nb.text import token_table
 
 
 @pytest.fixture(scope='module')
@@ -320,3 +323,73 @@ def test_the_vocabulary_that_a_training_starts_from(tmp_path):
 def test_config_is_plain_json(model, tmp_path):
     model.save_pretrained(tmp_path, half=True, note='x')
     assert json.loads((tmp_path/'config.json').read_text())['note'] == 'x'
+
+
+# ---- a text tower of Hugging Face ----------------------------------------------------------------------------------------
+
+PHRASES = ['a white plane', 'two storage tanks and a grey roundabout', 'boats']
+
+
+@pytest.fixture(scope='module')
+def bert(): return small_model()
+
+
+@pytest.mark.parametrize('half', [False, True])
+def test_a_folder_with_another_vocabulary_round_trips(bert, tmp_path, half, monkeypatch):
+    "Without a network, and without a path of this computer in the configuration"
+    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+    bert.save_pretrained(tmp_path/'m', half=half)
+    assert sorted(p.name for p in (tmp_path/'m').iterdir()) == ['config.json', 'model.safetensors', 'tokenizer.json']
+    assert json.loads((tmp_path/'m'/'config.json').read_text())['clip']['text_cfg']['hf_model_name'] == 'bert'
+    assert '/' not in (tmp_path/'m'/'config.json').read_text()
+    back = GeoAlignCLIP.from_pretrained(tmp_path/'m')
+    with torch.no_grad(): torch.testing.assert_close(back.encode_text(PHRASES), bert.encode_text(PHRASES), atol=1e-3 if half else 0, rtol=0)
+    assert start_vocabulary(back).all() and not start_vocabulary(bert).any() and back.tokenizer.context_length == 48
+
+
+def test_equal_texts_are_encoded_once_by_either_tower(bert):
+    ids = bert.tokenize([*PHRASES, PHRASES[0]])
+    with torch.no_grad():
+        first, second = bert.encode_texts_once(ids, bert.tokenize(PHRASES[2]))
+        torch.testing.assert_close(torch.cat([first, second]), bert.encode_text([*PHRASES, PHRASES[0], PHRASES[2]]), atol=1e-5, rtol=0)
+        assert bert.encode_texts_once(ids[:0])[0].shape == (0, 32)
+
+
+def test_only_words_without_meaning_are_named(bert):
+    assert bert.unknown_words(['a white plane, 12 boats.', 'plane']) == []
+    with pytest.warns(UserWarning, match=r"'a 東 boat' holds words that custom cannot read \(東\)"): bert.encode_text(['a 東 boat'])
+
+
+def test_a_part_of_another_vocabulary_round_trips(tmp_path):
+    model = small_model()
+    known = torch.zeros(token_table(model.clip).num_embeddings, dtype=torch.bool)
+    known[model.tokenize(PHRASES)] = True
+    model.keep_tokens(known).save_pretrained(tmp_path/'m')
+    back = GeoAlignCLIP.from_pretrained(tmp_path/'m')
+    assert torch.equal(back.known_tokens, known) and back.unknown_words(['white terminal']) == ['terminal']
+    assert torch.equal(token_table(back.clip).weight, token_table(model.clip).weight)
+
+
+def test_another_vocabulary_needs_its_file(bert, tmp_path):
+    bert.save_pretrained(tmp_path/'m')
+    (tmp_path/'m'/'tokenizer.json').unlink()
+    with pytest.raises(GeoAlignError, match='tokenizer.json is missing in folder m'): GeoAlignCLIP.from_pretrained(tmp_path/'m')
+    with pytest.raises(GeoAlignError, match='needs its own tokenizer'): GeoAlignCLIP.create(bert.config['clip'])
+
+
+@pytest.mark.parametrize('spoil, word', [
+    (lambda text: text['hf_config'].update(pad_token_id=1), 'pad_token_id'), (lambda text: text.update(context_length=65), 'has 64 positions'),
+    (lambda text: text['hf_config'].update(model_type='nothing'), 'builds no model')])
+def test_a_wrong_text_configuration_is_one_sentence(bert, tmp_path, spoil, word):
+    bert.save_pretrained(tmp_path/'m')
+    config = json.loads((tmp_path/'m'/'config.json').read_text())
+    spoil(config['clip']['text_cfg'])
+    (tmp_path/'m'/'config.json').write_text(json.dumps(config))
+    with pytest.raises(GeoAlignError, match=word) as e: GeoAlignCLIP.from_pretrained(tmp_path/'m')
+    assert '\n' not in str(e.value)
+
+
+def test_the_random_control_shares_the_tokenizer(bert):
+    twin = zoo.random_twin(bert, 1)
+    assert twin.tokenizer is bert.tokenizer and twin.encode_text(PHRASES).shape == (3, 32)
+    assert not torch.equal(token_table(twin.clip).weight, token_table(bert.clip).weight)

@@ -1,17 +1,22 @@
 """Text: ids, stretching and sliced encoding against open_clip's own results (random weights)."""
 import copy
 import itertools
+import json
+import pickle
 import warnings
 from types import SimpleNamespace
 
 import pytest
+import small_towers
+import tokenizers
 import torch
 from hypothesis import given, settings, strategies as st
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.tokenizer import SimpleTokenizer
 
 from geoalignclip_nb.core import GeoAlignError
-from geoalignclip_nb.text import PASS_PRICE, Tokenizer, encode_tokens, fold_positions, length_groups, stretch_positions, stretch_text, text_tower, token_ids
+from geoalignclip_nb.text import (PASS_PRICE, Tokenizer, WordPieceTokenizer, encode_tokens, fold_positions, length_groups, meaningless_pieces,
+                                  stretch_positions, stretch_text, text_blocks, text_lengths, text_tower, text_width, token_ids, token_table)
 
 THEIRS = SimpleTokenizer()
 
@@ -282,3 +287,97 @@ def test_fold_keeps_the_first_rows(keep):
 def test_fold():
     a, b = torch.zeros(248, 3), torch.ones(248, 3)
     assert fold_positions(a, b).sum(1).tolist() == [0] * 20 + [3] * 228
+
+
+# ---- word pieces ---------------------------------------------------------------------------------------------------------
+
+# the pieces of BERT's English vocabulary (30,522 entries), copied from its tokenizer
+SPELLED = {
+    'xqzzt': 'x q zz t', 'asdfgh': 'as df gh', 'qwzx': 'q w z x', 'qzxj': 'q z x j', 'fghjk': 'f gh jk', 'zxcvb': 'z x c vb',
+    'jkljkl': 'j k l jk l', 'sdfsdf': 'sd fs df'}
+NOUNS = {
+    'helipad': 'he lip ad', 'oiltank': 'oil tan k', 'pylon': 'p yl on', 'khaki': 'k hak i', 'zigzag': 'z ig za g',
+    'quokka': 'quo kka', 'psaltery': 'ps al tery'}
+ONE_PIECE = ('airplane roundabout harbor pier dock ship runway hangar terminal viaduct interchange greenhouse farmland meadow '
+             'orchard vineyard mangrove reservoir turbine chimney stadium baseball tennis railway locomotive freight quarry dam').split()
+
+
+@pytest.mark.parametrize('word', SPELLED)
+def test_strings_of_letters_have_no_meaning(word): assert meaningless_pieces(SPELLED[word].split())
+
+
+@pytest.mark.parametrize('word', [*NOUNS, *ONE_PIECE])
+def test_nouns_have_a_meaning(word): assert not meaningless_pieces(NOUNS.get(word, word).split())
+
+
+@pytest.fixture(scope='module')
+def pieces(): return WordPieceTokenizer(small_towers.tokenizer_json(), 16)
+
+
+def test_word_pieces_are_those_of_the_library(pieces):
+    texts = ['White  plane, beside the BUILDING!', 'xqzzt', '', '🛰 \ud800 12']
+    theirs = tokenizers.Tokenizer.from_str(pieces.content)
+    ids = pieces(texts)
+    for row, text in zip(ids, texts):
+        want = theirs.encode(text.encode('utf-8', 'replace').decode()).ids
+        assert row.tolist() == want + [0] * (ids.shape[1] - len(want))
+
+
+@pytest.mark.parametrize('words, cut', [(14, 0), (15, 1)])
+def test_word_pieces_that_just_fit_are_not_cut(words, cut):
+    tokenizer = WordPieceTokenizer(small_towers.tokenizer_json(), 16)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        ids = tokenizer(['a ' * words])
+        tokenizer(['a ' * words])
+    assert (len(told), tokenizer.truncated) == (cut, 2 * cut) and ids.shape == (1, 16) and ids[0, -1] == 3
+
+
+def test_word_pieces_survive_a_process(pieces):
+    again = pickle.loads(pickle.dumps(pieces))
+    assert torch.equal(again(['white plane']), pieces(['white plane'])) and again([]).shape == (0, 2)
+
+
+@pytest.mark.parametrize('content', ['', '{}', '[1]', '{"model": {"type": "WordPiece"}}'])
+def test_a_broken_tokenizer_is_one_sentence(content):
+    with pytest.raises(GeoAlignError, match='copy or download it again'): WordPieceTokenizer(content)
+
+
+def test_other_kinds_of_tokenizers_are_refused():
+    with pytest.raises(GeoAlignError, match='holds a BPE tokenizer'): WordPieceTokenizer(tokenizers.Tokenizer(tokenizers.models.BPE()).to_str())
+
+
+@pytest.mark.parametrize('word', ['12345', '...', '12.5', '(3)', 'plane', 'x-ray', 'u.s.a', 'b-52'])
+def test_numbers_marks_and_abbreviations_have_a_meaning(pieces, word): assert not pieces.meaningless(word)
+
+
+@pytest.mark.parametrize('word', ['東', 'плот', '🛰'])
+def test_signs_outside_the_vocabulary_have_none(pieces, word): assert pieces.meaningless(word)
+
+
+# ---- a text tower of Hugging Face ----------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def bert(): return small_towers.small_model()
+
+
+def test_a_text_tower_of_hugging_face_reads_the_longest_text_only(bert):
+    ids = bert.tokenize(['white plane', 'two storage tanks and a grey roundabout'])
+    wide = torch.nn.functional.pad(ids, (0, 30))
+    with torch.no_grad():
+        whole, cut = bert.clip.text(wide), encode_tokens(bert.clip, wide)
+        alone = encode_tokens(bert.clip, ids[:1])
+    torch.testing.assert_close(cut, whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(alone, whole[:1], atol=1e-5, rtol=0)
+    assert text_lengths(bert.clip, wide).tolist() == (ids != 0).sum(1).tolist() and encode_tokens(bert.clip, ids[:0]).shape == (0, 32)
+    with pytest.raises(GeoAlignError, match='more than the 48'): encode_tokens(bert.clip, torch.ones(1, 49, dtype=torch.long))
+
+
+def test_both_towers_have_a_token_table_and_a_width(bert, pair):
+    assert token_table(bert.clip).num_embeddings == len(json.loads(bert.tokenizer.content)['model']['vocab'])
+    assert token_table(pair[0]).num_embeddings == 49408 and text_width(bert.clip) == text_width(pair[0]) == 32
+    assert len(text_blocks(bert.clip)) == len(text_blocks(pair[0])) == 2
+
+
+def test_lengths_of_clips_own_texts(pair):
+    assert text_lengths(pair[0], Tokenizer(77)(['white plane', 'a storage tank beside the road'])).tolist() == [4, 8]

@@ -282,7 +282,7 @@ def embed_texts(
     distinct = sorted(set(texts), key=lambda t: (len(t), t))
     self.used_head = self.model.choose_head(distinct, self.text_head) if hasattr(self.model, 'choose_head') else None
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='.*never saw in training')  # told once, below
+        warnings.filterwarnings('ignore', message='.*hold.* words that')  # told once, below
         parts = [_encode_texts(self, distinct[i:i+batch], normalize) for i in range(0, len(distinct), batch)]
     self.told += unknown_word_note(self.model, distinct)
     row = {t: i for i, t in enumerate(distinct)}
@@ -298,13 +298,12 @@ def _encode_texts(self: Embedder, texts: list[str], normalize: bool) -> torch.Te
     return encode_tokens(self.model.clip, self.model.tokenize(texts).to(self.model.device)).float()
 
 def unknown_word_note(model, texts: list[str], first: int = 5) -> list[str]:
-    "One sentence about the words that a model never saw in training, [] where it knows all of them"
-    if getattr(model, 'known_tokens', None) is None: return []
-    words = model.unknown_words(texts)
+    "One sentence about the words that a model never saw in training or cannot read, [] where it knows all of them"
+    words = model.unknown_words(texts) if hasattr(model, 'unknown_words') else []
     if not words: return []
     affected = sum(bool(model.unknown_words([t])) for t in texts)
     names = ', '.join(words[:first])
-    return [f'{affected:,} of {len(texts):,} distinct texts hold words that {model.name} never saw in training '
+    return [f'{affected:,} of {len(texts):,} distinct texts hold words that {model.name} {model.why_unknown} '
             f'({names}{", …" if len(words) > first else ""}); their scores mean little.']
 
 # %% ../../nbs/50d_embeddings.ipynb #9f0e2c74

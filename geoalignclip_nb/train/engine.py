@@ -30,7 +30,7 @@ from ..losses.objective import Objective
 from ..model import GeoAlignCLIP
 from .presets import LOSS_TERMS, Preset, StageSettings
 from .run_folder import Checkpoint, Log, Progress, Vocabulary, load_optimizer, save_checkpoint, write_csv
-from ..text import text_tower
+from ..text import text_blocks
 from ..vision import image_tower
 
 # %% ../../nbs/40_engine.ipynb #f51f3a2e
@@ -137,7 +137,7 @@ def compile_blocks(
     dynamo = torch._dynamo.config
     dynamo.recompile_limit = max(64, dynamo.recompile_limit)  # both towers count as one function
     if texts:
-        for block in text_tower(model.clip).transformer.resblocks: block.compile(dynamic=True, **options)
+        for block in text_blocks(model.clip): block.compile(dynamic=True, **options)
     tower = image_tower(model.clip.visual)
     if tower:
         for block in tower.blocks: block.compile(dynamic=ragged, **options)
