@@ -155,6 +155,7 @@ def unknown_words(self: GeoAlignCLIP, texts: list[str]) -> list[str]:
     for text in texts: words |= dict.fromkeys(_words(text))
     return [word for word in words if not _known(self, word)]
 
+# %% ../nbs/13_model.ipynb #cd8c0f88
 @patch(as_prop=True)
 def why_unknown(self: GeoAlignCLIP) -> str:
     "The end of a sentence about `unknown_words`"
@@ -304,6 +305,7 @@ def read_tokenizer(
         raise GeoAlignError(f'{TOKENIZER_FILE} is missing in folder {file.parent.name}; copy or download it again.') from None
     return WordPieceTokenizer(content, config['clip']['text_cfg'].get('context_length', 77))
 
+# %% ../nbs/13_model.ipynb #bc7ede34
 def load_folder(folder, name: str = '', cls: type = GeoAlignCLIP) -> GeoAlignCLIP:
     "A model from a folder that `save_pretrained` wrote"
     folder = Path(folder)

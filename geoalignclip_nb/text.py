@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONSONANTS', 'PASS_PRICE', 'token_ids', 'Tokenizer', 'WordPieceTokenizer', 'meaningless_pieces', 'stretch_positions',
-           'text_tower', 'hf_tower', 'text_blocks', 'token_table', 'text_width', 'text_lengths', 'stretch_text',
+           'text_tower', 'hf_tower', 'token_table', 'text_width', 'text_lengths', 'text_blocks', 'stretch_text',
            'encode_tokens', 'length_groups', 'fold_positions']
 
 # %% ../nbs/10_text.ipynb #7ae6f83e
@@ -122,6 +122,7 @@ def meaningless_pieces(
 def _only_numbers_and_marks(word: str) -> bool:
     return all(unicodedata.category(c)[0] in 'NP' for c in word)
 
+# %% ../nbs/10_text.ipynb #126287e7
 @patch
 def meaningless(self: WordPieceTokenizer,
     word: str,  # a word of a text
@@ -160,20 +161,13 @@ def text_tower(
     raise GeoAlignError(f'{type(tower).__name__} is not one of the text towers of open_clip that we read; '
                         'choose a model with its own text transformer.')
 
+# %% ../nbs/10_text.ipynb #a02b219c
 def hf_tower(
     clip: nn.Module,  # an open_clip model
 ) -> HFTextEncoder | None:
     "The text tower of a model whose words Hugging Face's `transformers` encode, else None"
     tower = getattr(clip, 'text', None)
     return tower if isinstance(tower, HFTextEncoder) else None
-
-def text_blocks(
-    clip: nn.Module,  # an open_clip model
-) -> list[nn.Module]:
-    "The residual blocks of either kind of text tower; [] where `transformers` names them otherwise than in BERT"
-    tower = hf_tower(clip)
-    if tower is None: return list(text_tower(clip).transformer.resblocks)
-    return list(getattr(getattr(tower.transformer, 'encoder', None), 'layer', []))
 
 def token_table(
     clip: nn.Module,  # an open_clip model
@@ -182,6 +176,7 @@ def token_table(
     tower = hf_tower(clip)
     return text_tower(clip).token_embedding if tower is None else tower.transformer.get_input_embeddings()
 
+# %% ../nbs/10_text.ipynb #dff9b6e9
 def text_width(
     clip: nn.Module,  # an open_clip model
 ) -> int:
@@ -195,6 +190,14 @@ def text_lengths(
 ) -> torch.Tensor:  # (N,) int64
     "Tokens of each text, both marks included"
     return ids.argmax(1) + 1 if hf_tower(clip) is None else (ids != 0).sum(1)
+
+def text_blocks(
+    clip: nn.Module,  # an open_clip model
+) -> list[nn.Module]:
+    "The residual blocks of either kind of text tower; [] where `transformers` names them otherwise than in BERT"
+    tower = hf_tower(clip)
+    if tower is None: return list(text_tower(clip).transformer.resblocks)
+    return list(getattr(getattr(tower.transformer, 'encoder', None), 'layer', []))
 
 # %% ../nbs/10_text.ipynb #4a34f595
 def stretch_text(
@@ -235,6 +238,7 @@ def _encode_pieces(clip: nn.Module, ids: torch.Tensor) -> torch.Tensor:
     _check_width(width, clip.context_length)
     return clip.text(ids[:, :width])
 
+# %% ../nbs/10_text.ipynb #621f8faf
 def encode_tokens(
     clip: nn.Module,  # an open_clip model
     ids: torch.Tensor,  # (N,L) token ids, as its tokenizer makes them
