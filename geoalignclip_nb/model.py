@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from .architectures import (activation, architecture, build_clip, configured, default_preprocess,
-                                           has_hf_text, image_size, load_strictly, our_config, read_safetensors)
+                                           has_hf_text, image_size, load_strictly, our_config, own_preprocess,
+                                           read_safetensors)
 from .checkpoints import fit_config, read_weights
 from .core import GeoAlignError, asset, clean_text, write_beside
 from .regions import roi_features
@@ -90,7 +91,7 @@ def create(
         stretch_text(clip)
         config['text_cfg']['context_length'] = 248
     name = arch if isinstance(arch, str) else 'custom'
-    settings = default_preprocess(image_size(config)) | preprocess
+    settings = own_preprocess(config) | preprocess
     own = {} if tokenizer is None else dict(tokenizer=tokenizer)
     return cls(clip, dict(arch=name, clip=config, preprocess=settings), name, **own).eval()
 

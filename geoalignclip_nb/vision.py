@@ -250,13 +250,32 @@ def _resnet_pass(v: ModifiedResNet, images: torch.Tensor, dense: bool) -> tuple[
     cells = a.c_proj(values[:, 1:]).transpose(1, 2).unflatten(2, grid) if dense else None
     return a.c_proj(mixed.transpose(1, 2).flatten(2))[:, 0], cells
 
+# %% ../nbs/11_vision.ipynb #d8f4ba0f
+def _last_map(v: TimmModel, images: torch.Tensor) -> torch.Tensor:
+    "The last feature map (B,C,h,w) of a convolutional trunk; raises `GeoAlignError` for a tower without one"
+    trunk = v.trunk
+    features = trunk.forward_features(images)
+    plain = features.ndim == 4 and features.shape[1] == trunk.num_features and not hasattr(v.head, 'pool')
+    if plain: return features
+    raise GeoAlignError(f'{type(trunk).__name__} gives no dense map; use a ViT, or a convolutional tower that averages its last map.')
+
+def _convnet_pass(v: TimmModel, images: torch.Tensor, dense: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    "Image vectors (B,D) and cells (B,D,h,w) of a convolutional tower of timm"
+    if not dense: return v(images), None
+    stride = v.trunk.feature_info[-1]['reduction']
+    _check_frame((0, 0), (stride, stride), images)
+    features = _last_map(v, images)
+    alone = features.flatten(2).transpose(1, 2).flatten(0, 1)[..., None, None]  # (B*h*w,C,1,1)
+    cells = v.head(v.trunk.forward_head(alone)).unflatten(0, (len(images), -1))
+    return v.head(v.trunk.forward_head(features)), cells.transpose(1, 2).unflatten(2, features.shape[-2:])
+
 # %% ../nbs/11_vision.ipynb #bed58f2b
 def _vit_pass(visual: nn.Module, images: torch.Tensor, dense: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
     "Image vectors (B,D) and cells (B,D,h,w) of a ViT"
     tower = image_tower(visual)
-    if dense and (tower is None or tower.cell is None):
+    if tower is None or dense and tower.cell is None:
+        if not dense: return visual(images), None
         raise GeoAlignError(f'{type(visual).__name__} gives no dense map yet; use a ViT with token, average or map pooling.')
-    if tower is None: return visual(images), None
     _check_frame(tower.native, tower.patch, images)
     if dense and tower.dropout.training and getattr(tower.dropout, 'prob', 0):
         raise GeoAlignError('patch_dropout takes cells out of the dense map; set it to 0.')
@@ -269,15 +288,20 @@ def _vit_pass(visual: nn.Module, images: torch.Tensor, dense: bool) -> tuple[tor
     return tower.pool(x), cells
 
 # %% ../nbs/11_vision.ipynb #55a0ab41
+def _dense_pass(visual: nn.Module, images: torch.Tensor, dense: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    if hasattr(visual, 'forward_dense'): return visual.forward_dense(images, dense)
+    if isinstance(visual, ModifiedResNet): return _resnet_pass(visual, images, dense)
+    convnet = isinstance(visual, TimmModel) and image_tower(visual) is None
+    return (_convnet_pass if convnet else _vit_pass)(visual, images, dense)
+
 def encode_image(
-    clip: nn.Module,  # an open_clip model with a ViT or a ResNet
-    images: torch.Tensor,  # (B,3,H,W) normalized; H and W native, or multiples of the patch
+    clip: nn.Module,  # an open_clip model
+    images: torch.Tensor,  # (B,3,H,W) normalized; H and W native, or multiples of the patch or stride
     *, dense: bool = True,  # also the dense map
     normalize_dense: bool = False,  # every cell of unit length
 ) -> tuple[torch.Tensor, torch.Tensor | None]:  # (B,D) and (B,D,h,w); not normalized
     "Image vector and dense map from one pass; raises `GeoAlignError` for a tower without dense map or a frame that patches do not fill"
     images = images.to(next(clip.visual.parameters()).dtype)
-    run = _resnet_pass if isinstance(clip.visual, ModifiedResNet) else _vit_pass
-    vectors, cells = run(clip.visual, images, dense)
+    vectors, cells = _dense_pass(clip.visual, images, dense)
     if dense and normalize_dense: cells = F.normalize(cells, dim=1)
     return vectors, cells

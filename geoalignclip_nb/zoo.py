@@ -84,7 +84,7 @@ def _answers(arch: str, tag: str) -> bool:
     config = open_clip.get_model_config(arch) or {}
     vision, text = config.get('vision_cfg', {}), config.get('text_cfg', {})
     own = isinstance(vision.get('layers'), (int, list, tuple))
-    timm_vit = str(vision.get('timm_model_name', '')).startswith(('vit_', 'eva'))
+    timm_vit = str(vision.get('timm_model_name', '')).startswith(('vit_', 'eva', 'convnext'))
     words = not (text.get('hf_model_name') or text.get('hf_tokenizer_name') or 'multimodal_cfg' in config)
     quick = open_clip.get_pretrained_cfg(arch, tag).get('quick_gelu', False) == bool(config.get('quick_gelu'))
     return words and (timm_vit or own and quick)

@@ -33,10 +33,11 @@ def text_settings(content: str, **more) -> dict:
                 context_length=48, hf_config=bert) | more
 
 
+PYRAMID = dict(image_size=64, timm_model_name='test_efficientnet', pyramid=dict(levels=[2, 3, 4], grid=16, hidden=32, width=16))
 VIT = dict(image_size=64, layers=2, width=64, head_width=32, patch_size=16)
 
 
-def small_model(vision: dict = VIT, seed: int = 0, **more) -> GeoAlignCLIP:
+def small_model(vision: dict = PYRAMID, seed: int = 0, **more) -> GeoAlignCLIP:
     "Random weights; `vision` is the `vision_cfg`"
     content = tokenizer_json()
     config = dict(embed_dim=32, quick_gelu=False, vision_cfg=dict(vision), text_cfg=text_settings(content))

@@ -5,7 +5,7 @@ import warnings
 import open_clip
 import pytest
 import torch
-from small_towers import small_model
+from small_towers import PYRAMID, small_model
 
 from geoalignclip_nb import zoo
 from geoalignclip_nb.core import GeoAlignError
@@ -393,3 +393,47 @@ def test_the_random_control_shares_the_tokenizer(bert):
     twin = zoo.random_twin(bert, 1)
     assert twin.tokenizer is bert.tokenizer and twin.encode_text(PHRASES).shape == (3, 32)
     assert not torch.equal(token_table(twin.clip).weight, token_table(bert.clip).weight)
+
+
+def test_all_weights_of_the_pyramid_round_trip(bert, tmp_path):
+    "In half precision, temperatures, statistics and counters stay whole"
+    from safetensors.torch import load_file
+    tower = bert.clip.visual
+    tower.dense_head.standardize.spread.fill_(3e-6)
+    tower.trunk.bn1.running_var.fill_(1e-7)
+    tower.trunk.bn1.num_batches_tracked.fill_(70_000)
+    bert.save_pretrained(tmp_path/'m', half=True)
+    file = load_file(tmp_path/'m'/'model.safetensors')
+    back = GeoAlignCLIP.from_pretrained(tmp_path/'m')
+    for key, value in bert.state_dict().items():
+        kept = not value.is_floating_point() or any(part in key for part in ('scale', 'running_', 'center', 'spread'))
+        assert (file[key].dtype == torch.float16) != kept
+        torch.testing.assert_close(back.state_dict()[key], value if kept else value.half().float(), atol=0, rtol=0)
+    tower.dense_head.standardize.spread.fill_(1.)
+    tower.trunk.bn1.running_var.fill_(1.)
+
+
+def test_a_pyramid_model_encodes_everything(bert):
+    assert list(bert.preprocess.mean) == [0.485, 0.456, 0.406]  # of the trunk
+    images, boxes = torch.randn(2, 3, 64, 96), torch.tensor([[0, 8, 8, 60, 60], [1, 0, 0, 96, 64.]])
+    with torch.no_grad():
+        found = bert.encode_image(images), bert.encode_regions(images, boxes), bert.dense(images)
+        out = bert(dict(images=images, boxes=boxes, region_text=bert.tokenize(PHRASES[:2]), brief=bert.tokenize(PHRASES[1:]),
+                        negatives=torch.zeros(0, 3, dtype=torch.long), crops=torch.randn(2, 3, 32, 32)))
+    assert [tuple(v.shape) for v in found] == [(2, 32), (2, 32), (2, 32, 4, 6)]
+    assert {k: tuple(out[k].shape) for k in ('image', 'region', 'crop', 'negative')} == dict(image=(2, 32), region=(2, 32), crop=(2, 32), negative=(0, 32))
+    assert all(torch.isfinite(v).all() for v in out.values())
+
+
+def test_the_text_tower_of_clip_goes_with_a_pyramid():
+    model = GeoAlignCLIP.create(dict(embed_dim=32, vision_cfg=PYRAMID, text_cfg=dict(context_length=77, vocab_size=49408, width=32, heads=2, layers=1)))
+    with torch.no_grad(): assert model.encode_text(PHRASES).shape == (3, 32) and model.encode_image(torch.randn(1, 3, 64, 64)).shape == (1, 32)
+    assert model.tokenizer.context_length == 248
+
+
+def test_an_unknown_pyramid_setting_is_one_sentence(bert, tmp_path):
+    bert.save_pretrained(tmp_path/'m')
+    config = json.loads((tmp_path/'m'/'config.json').read_text())
+    config['clip']['vision_cfg']['pyramid']['depth'] = 3
+    (tmp_path/'m'/'config.json').write_text(json.dumps(config))
+    with pytest.raises(GeoAlignError, match='config.json of m builds no model'): GeoAlignCLIP.from_pretrained(tmp_path/'m')

@@ -7,11 +7,13 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from open_clip.model import CLIP, CustomTextCLIP
 from PIL import Image
 from timm import create_model
 
+from geoalignclip_nb.architectures import build_clip
 from geoalignclip_nb.core import GeoAlignError
 from geoalignclip_nb.pictures import crop_box, pixel_box, read_tiff, resize_image, stretch_to_8bit
 from geoalignclip_nb.vision import Preprocess, encode_image, image_tower, load_image, resize_positions, value_only
@@ -360,12 +362,106 @@ def test_the_tower_tells_what_it_is():
     assert image_tower(torch.nn.Linear(2, 2)) is None
 
 
-def test_other_towers_give_an_image_vector_alone():
-    clip = tiny(CustomTextCLIP, 64, timm_model_name='test_resnet', timm_pool='avg')
-    x = torch.randn(2, 3, 64, 64)
-    with torch.no_grad(): assert torch.equal(encode_image(clip, x, dense=False)[0], clip.encode_image(x))
-    assert encode_image(clip, x, dense=False)[1] is None
-    with pytest.raises(GeoAlignError, match='TimmModel gives no dense map yet'): encode_image(clip, x)
+CONVNETS = ['test_convnext', 'test_efficientnet', 'test_resnet']
+
+
+@pytest.mark.parametrize('name', CONVNETS)
+@pytest.mark.parametrize('h, w', [(64, 64), (96, 160)])
+def test_a_convnet_pools_each_cell_alone(name, h, w):
+    clip, x = tiny(CustomTextCLIP, 64, timm_model_name=name, timm_pool='avg', timm_proj='linear'), torch.randn(2, 3, h, w)
+    with torch.no_grad():
+        vector, cells = encode_image(clip, x)
+        assert torch.equal(encode_image(clip, x, dense=False)[0], clip.encode_image(x)) and encode_image(clip, x, dense=False)[1] is None
+        features = clip.visual.trunk.forward_features(x)
+        one = clip.visual.head(clip.visual.trunk.forward_head(features[:, :, -1:, 1:2]))
+    assert cells.shape == (2, 32, h // 32, w // 32)
+    torch.testing.assert_close(vector, clip.encode_image(x), atol=1e-5, rtol=0)
+    torch.testing.assert_close(cells[:, :, -1, 1], one, atol=1e-5, rtol=0)
+    linear = name != 'test_convnext'  # ConvNeXt has a norm between pooling and projection
+    assert torch.allclose(cells.mean((2, 3)), vector, atol=1e-5) == linear
+
+
+@pytest.mark.parametrize('proj', ['linear', 'mlp', ''])
+def test_a_convnet_with_other_heads(proj):
+    clip = tiny(CustomTextCLIP, 64, timm_model_name='test_convnext', timm_pool='avg', timm_proj=proj)
+    assert encode_image(clip, torch.randn(1, 3, 64, 96))[1].shape == (1, 32, 2, 3)
+
+
+def test_a_convnet_with_attention_pooling_gives_an_image_vector_alone():
+    vision = dict(image_size=160, timm_model_name='test_resnet', timm_pool='rot_attn', timm_proj='')
+    clip, x = CustomTextCLIP(64, vision, dict(context_length=77, width=32, heads=2, layers=1)), torch.randn(1, 3, 160, 160)
+    assert encode_image(clip, x, dense=False)[0].shape == (1, 64)
+    with pytest.raises(GeoAlignError, match='ResNet gives no dense map'): encode_image(clip, x)
+
+
+def test_convnets_in_other_precisions():
+    clip, x = tiny(CustomTextCLIP, 64, timm_model_name='test_convnext', timm_pool='avg'), torch.randn(1, 3, 64, 64)
+    plain = encode_image(clip, x)[1].detach()
+    with torch.autocast('cpu', torch.bfloat16): half = encode_image(clip, x)[1]
+    assert F.cosine_similarity(half.float(), plain).min() > .99
+    assert encode_image(clip.bfloat16(), x)[1].dtype == torch.bfloat16
+
+
+# ---- pyramid tower -------------------------------------------------------------------------------------------------------
+
+def pyramid(grid=16, name='test_efficientnet', **more):
+    torch.manual_seed(0)
+    settings = dict(grid=grid, hidden=32, width=16) | more
+    clip = build_clip(dict(embed_dim=24, vision_cfg=dict(image_size=64, timm_model_name=name, pyramid=settings),
+                           text_cfg=dict(context_length=77, width=32, heads=2, layers=1)))
+    return clip.eval()
+
+
+@pytest.mark.parametrize('grid', [8, 16, 32])
+@pytest.mark.parametrize('h, w', [(64, 64), (96, 160)])
+def test_pyramid_cells_fill_every_frame(grid, h, w):
+    clip, x = pyramid(grid), torch.randn(2, 3, h, w)
+    with torch.no_grad():
+        vector, cells = encode_image(clip, x)
+        torch.testing.assert_close(encode_image(clip, x, dense=False)[0], vector, atol=1e-5, rtol=0)
+        torch.testing.assert_close(clip.encode_image(x), vector, atol=1e-5, rtol=0)
+    assert vector.shape == (2, 24) and cells.shape == (2, 24, h // grid, w // grid)
+
+
+@pytest.mark.parametrize('h, w', [(60, 64), (64, 80), (0, 64)])
+def test_pyramid_frames_are_multiples_of_32(h, w):
+    for dense in (True, False):
+        with pytest.raises(GeoAlignError, match='multiple of 32'): encode_image(pyramid(), torch.randn(1, 3, h, w), dense=dense)
+
+
+def test_a_pyramid_cell_sees_its_own_place():
+    "A bright square in one corner changes the cells there most"
+    clip, x = pyramid(8), torch.zeros(1, 3, 128, 128)
+    y = x.clone()
+    y[..., 96:, :32] = 3
+    with torch.no_grad(): change = (encode_image(clip, y)[1] - encode_image(clip, x)[1]).norm(dim=1)[0]
+    row, column = divmod(int(change.argmax()), 16)
+    assert row >= 10 and column <= 5
+
+
+def test_pyramid_of_another_trunk_and_its_refusals():
+    clip = pyramid(name='test_convnext', levels=[1, 2, 3])
+    assert encode_image(clip, torch.randn(1, 3, 64, 64))[1].shape == (1, 24, 4, 4)
+    with pytest.raises(GeoAlignError, match='levels 0 to 3'): pyramid(name='test_convnext')
+    with pytest.raises(GeoAlignError, match='stride of a dense map'): pyramid(12)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_pyramid_in_half_precision(dtype):
+    clip, x = pyramid(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        plain = encode_image(clip, x)
+        half = encode_image(clip.to(dtype), x)
+    for a, b in zip(plain, half): assert b.dtype == dtype and F.cosine_similarity(a, b.float()).min() > .98
+
+
+def test_statistics_of_features_change_both_maps():
+    clip, x = pyramid(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = encode_image(clip, x)
+        for head in (clip.visual.global_head, clip.visual.dense_head): head.standardize.spread.fill_(2.)
+        after = encode_image(clip, x)
+    assert all((a - b).abs().max() > 1e-4 for a, b in zip(before, after))
 
 
 def test_checkpointing_runs_every_block_twice():
