@@ -72,13 +72,16 @@ class DenseHead(nn.Module):
         super().__init__()
         self.standardize = Standardize(sum(channels))
         self.enter = nn.Conv2d(sum(channels), settings.width, 1)
-        self.mix = nn.Conv2d(settings.width, settings.width, 3, padding=1)
         self.leave = nn.Conv2d(settings.width, dim, 1)
 
+    @staticmethod
+    def gather(levels: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+        "The channels of all levels (B,C,h,w) on one grid"
+        return torch.cat([to_cells(level, size) for level in levels], 1)
+
     def forward(self, levels: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
-        x = torch.cat([to_cells(level, size) for level in levels], 1)
-        x = F.gelu(self.enter(self.standardize(x)))
-        return self.leave(F.gelu(x + self.mix(x)))
+        x = self.standardize(self.gather(levels, size))
+        return self.leave(F.gelu(self.enter(x)))
 
 # %% ../nbs/11a_pyramid.ipynb #4fff7a2c
 class PyramidTower(nn.Module):
