@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Maps', 'STUFF_PHRASES', 'phrase_maps', 'Ask', 'ask_image', 'auroc', 'mean_auroc', 'MapScores', 'map_scores',
            'measure_maps', 'model_maps', 'blind_maps', 'measure_regions', 'measure_stuff', 'measure_objects',
-           'TransferSettings', 'measure_set', 'measure_transfer', 'check_sets']
+           'TransferSettings', 'measure_set', 'chance_recall', 'measure_transfer', 'check_sets']
 
 # %% ../../nbs/56_transfer.ipynb #171ec6dd
 import datetime
@@ -223,7 +223,7 @@ def blind_maps(cells: int = 15, seed: int = 0) -> dict[str, Maps]:
     rng = np.random.default_rng(seed)
     center = centre_map(cells)[None]
     return {'image center': lambda images, total: [np.repeat(center, total, 0) for _ in images],
-            'random map': lambda images, total: [rng.random((total, cells, cells), np.float32) for _ in images]}
+            'random': lambda images, total: [rng.random((total, cells, cells), np.float32) for _ in images]}
 
 # %% ../../nbs/56_transfer.ipynb #5ee76a1b
 def _rounds(data: TransferSet, kind: str) -> list[dict[str, str]]:
@@ -329,7 +329,7 @@ class TransferSettings:
     stuff: bool = True
     baselines: bool = True
     templates: str = 'plain'  # of region classes, see `region_classification.TEMPLATES`
-    limit: int | None = None  # images of each set at most
+    limit: int | None = None  # images of each box set at most; caption sets are always whole
     seed: int = 0  # of windows, absent phrases, random maps and the random-weight model
 
 class _SetScores(NamedTuple):
@@ -396,22 +396,39 @@ def _add_boxes(row: _Row, model, name: str, settings: TransferSettings, tell: Ca
         row.details['stuff/scenes'] = found.pop('per_phrase')
         area = found.pop('area')
         row.metrics |= {f'stuff/scenes/{k}': v for k, v in found.items()}
-        if settings.baselines: row.baselines['random map']['stuff/scenes/energy_in_mask'] = area
+        if settings.baselines: row.baselines['random']['stuff/scenes/energy_in_mask'] = area
+
+# %% ../../nbs/56_transfer.ipynb #81e972de
+def chance_recall(
+    images: int,
+    texts: int,  # the same number for each image
+    ks: tuple[int, ...] = (1, 5, 10),
+) -> float:  # percent
+    "Mean recall of a random order, both ways"
+    own = texts // images
+    found = []
+    for k in ks:
+        misses = [1 - own / (texts - i) for i in range(k)]
+        found += [1 - float(np.prod(misses)), k / images]
+    return 100 * float(np.mean(found))
 
 # %% ../../nbs/56_transfer.ipynb #bde59acb
 def _add_captions(row: _Row, model, name: str, settings: TransferSettings, tell: Callable[[str], None]):
     "Retrieval of one caption set; object labels too, where they are there"
     tell(f'retrieval on {name}')
     samples = CAPTION_SETS[name].read(None, 'val').samples
-    samples = sorted(samples, key=lambda s: stable_hash(s.id))[:settings.limit]
     found = evaluate_retrieval(Embedder(model), samples)
     row.n += found.n
     row.metrics |= {f'retrieval/{name}/{k}': v for k, v in found.metrics.items()}
     row.ci95 |= {f'retrieval/{name}/{k}': v for k, v in found.ci95.items()}
+    if settings.baselines:
+        chance = {f'retrieval/{name}/mean_recall': chance_recall(found.n, found.n_texts)}
+        row.baselines.setdefault('random', {}).update(chance)
     if name != 'ucm' or not settings.stuff: return
     labels = measure_objects(model, ucm_objects(data_dir('ucm_captions'), limit=settings.limit))
     row.details['stuff/ucm'] = labels['per_phrase']
     row.metrics['stuff/ucm/auroc'] = labels['auroc']
+    if settings.baselines: row.baselines['random']['stuff/ucm/auroc'] = 50.
 
 def _measure(model, settings: TransferSettings, tell: Callable[[str], None]) -> _Row:
     "All parts that the settings name"
@@ -422,10 +439,10 @@ def _measure(model, settings: TransferSettings, tell: Callable[[str], None]) -> 
 
 # %% ../../nbs/56_transfer.ipynb #dea266c9
 def _twin_metrics(model, settings: TransferSettings, tell: Callable[[str], None]) -> dict[str, float]:
-    "Metrics of the same architecture with random weights, at the native scale"
+    "Metrics of the same architecture with random weights, at the native scale, without retrieval (see `chance_recall`)"
     twin = random_twin(model, settings.seed + 1)
     twin.config['ground_size'] = model.config.get('ground_size')
-    less = replace(settings, scales=('native',), baselines=False)
+    less = replace(settings, scales=('native',), captions=(), baselines=False)
     return _measure(twin, less, lambda part: tell(f'random weights: {part}')).metrics
 
 def measure_transfer(

@@ -308,15 +308,15 @@ def _photographs(name: str, split: str) -> TransferSet:
 def transfer_set(
     name: str,  # one of `TRANSFER_SETS`
     split: str = 'val',  # of photographs
-    limit: int | None = None,  # images at most, chosen by a hash of their names
+    limit: int | None = None,  # images (of Airbus: tiles) at most, chosen by a hash of their names
 ) -> TransferSet:
     "A set by name, folders under GEOALIGN_DATA; raises `GeoAlignError` for an unknown or missing one"
     check_choice('transfer set', name, TRANSFER_SETS)
     if name == 'scenes': return scene_set(min(limit or 150, 150))
     data = _photographs(name, split)
+    if name == 'airbus': data = tile_set(data)
     first = sorted(data.samples, key=lambda s: stable_hash(s.id))[:limit]
-    data = replace(data, samples=sorted(first, key=lambda s: s.id))
-    return tile_set(data) if name == 'airbus' else data
+    return replace(data, samples=sorted(first, key=lambda s: s.id))
 
 # %% ../../nbs/55a_transfer_sets.ipynb #29021d61
 class ObjectLabels(NamedTuple):
