@@ -54,8 +54,8 @@ AIRBUS_FOILS = ('tennis court', 'baseball field', 'swimming pool', 'boat', 'sola
 _SCENE_TABLE = '''
 plane: jet, airliner: flying machine
 boat: vessel, yacht: watercraft
-car: automobile, passenger car: vehicle
-truck: heavy goods vehicle, freight truck: vehicle
+car: automobile, passenger car: motor vehicle
+truck: heavy goods vehicle, freight truck: motor vehicle
 shipping container: cargo container, freight box: cargo
 house: home, dwelling: building structure
 warehouse: storage building, logistics hall: building structure
