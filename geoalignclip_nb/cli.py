@@ -268,6 +268,7 @@ def _find_function(path: str):
         raise GeoAlignError(f'--fit {path!r} was not found; write MODULE:FUNCTION, such as my_recipe:fit.') from None
     return found
 
+# %% ../nbs/70_cli.ipynb #7a1e0f03
 def _transfer(args):
     "`geoalign transfer`: measure models, or train and measure every case"
     from geoalignclip_nb.bench.holdouts import HOLDOUTS, measure_models, parse_settings, run_transfer, transfer_table
@@ -284,7 +285,6 @@ def _transfer(args):
         rows = measure_models(models, args.out, settings, unsafe=args.unsafe)
     print(transfer_table(rows))
 
-# %% ../nbs/70_cli.ipynb #7a1e0f03
 def _transfer_flags(p):
     p.add_argument('--model', default=BUNDLED, metavar='NAME[=PLACE]', help=f'see `geoalign models` (default: {BUNDLED})')
     p.add_argument('--models', metavar='"A;B"', help='several models in place of --model')

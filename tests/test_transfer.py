@@ -12,10 +12,10 @@ from geoalignclip_nb.bench.holdouts import (HOLDOUTS, LEFT_OUT_WORDS, holds_word
 from geoalignclip_nb.bench.transfer import (Ask, TransferSettings, ask_image, auroc, blind_maps, chance_recall,
                                             check_sets, map_scores, mean_auroc, measure_maps, measure_regions,
                                             measure_transfer, phrase_maps)
-from geoalignclip_nb.bench.transfer_sets import (AIRBUS_FOILS, AIRBUS_WORDS, BOX_WORDS, PHRASE_KINDS, RSOD_WORDS, SCALES,
-                                                 SCENE_WORDS, TRANSFER_SETS, Phrase, TransferSet, at_scale, phrases_of,
-                                                 read_window, scene_set, stuff_masks, tile_set, transfer_set,
-                                                 ucm_objects)
+from geoalignclip_nb.bench.transfer_sets import (AIRBUS_FOILS, AIRBUS_WORDS, BOX_WORDS, PHRASE_KINDS, RSOD_WORDS,
+                                                 SCALES, SCENE_WORDS, TRANSFER_SETS, Phrase, TransferSet, at_scale,
+                                                 phrases_of, read_window, scene_set, stuff_masks, tile_set,
+                                                 transfer_set, ucm_objects)
 from geoalignclip_nb.core import GeoAlignError, Region, Sample, asset
 from geoalignclip_nb.ground import ground
 from geoalignclip_nb.model import GeoAlignCLIP
@@ -250,7 +250,8 @@ def test_a_run_that_stopped_goes_on(tmp_path):
         if len(trained) == 2: raise KeyboardInterrupt
         trained.append((holdout.name, seed))
         return GeoAlignCLIP.create('geoalign-debug', seed=seed)
-    with pytest.raises(KeyboardInterrupt): run_transfer(fit, tmp_path, ['all', 'without-words'], [0, 1], QUICK, quiet=True)
+    with pytest.raises(KeyboardInterrupt):
+        run_transfer(fit, tmp_path, ['all', 'without-words'], [0, 1], QUICK, quiet=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ['all-0.json', 'all-1.json']
     trained.pop()
     rows = run_transfer(fit, tmp_path, ['all', 'without-words'], [0], QUICK, quiet=True)
@@ -270,7 +271,8 @@ def test_a_kept_result_has_the_same_settings_and_weights(tmp_path):
 
 def test_the_result_says_what_it_depends_on(model, tmp_path):
     result = measure_transfer(model, QUICK)
-    wanted = 'task dataset split n model checkpoint resolution context_length resize_mode precision metrics ci95 seconds device versions seed'
+    wanted = ('task dataset split n model checkpoint resolution context_length resize_mode precision metrics ci95 '
+              'seconds device versions seed')
     assert set(wanted.split()) <= set(result) and result['task'] == 'transfer' and result['n'] == 3
     again = measure_transfer(model, QUICK)
     assert again['metrics'] == result['metrics']
@@ -279,7 +281,8 @@ def test_the_result_says_what_it_depends_on(model, tmp_path):
 
 def test_the_command_measures_and_keeps(tmp_path, capsys):
     from geoalignclip_nb.cli import main
-    words = ['transfer', '--out', str(tmp_path), 'sets=scenes', 'scales=native', 'captions=', 'stuff=false', 'limit=2', 'baselines=false']
+    words = ['transfer', '--out', str(tmp_path), 'sets=scenes', 'scales=native', 'captions=', 'stuff=false', 'limit=2',
+             'baselines=false']
     assert main(words) == 0
     first = capsys.readouterr().out
     assert first.startswith('| percent | geoalign-tiny |')

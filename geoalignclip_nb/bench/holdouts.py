@@ -18,7 +18,7 @@ import numpy as np
 
 from .embeddings import weights_hash
 from .runs import result_name
-from .transfer import TransferSettings, check_sets, measure_transfer
+from .transfer import DEFAULT_SETTINGS, TransferSettings, check_sets, measure_transfer
 from .transfer_sets import PHRASE_KINDS, TRANSFER_SETS
 from ..core import GeoAlignError, Region, asset, check_choice, check_writable, write_beside
 from ..zoo import load
@@ -33,8 +33,9 @@ class Holdout:
     words: tuple[str, ...] = ()  # no text of a region may hold one of these
 
     def trained(self, region: Region) -> Region | None:
-        "A region as a trainer may use it, without negatives that hold a left-out word; None where its own texts hold one"
-        if any(holds_word(text, self.words) for text in (region.category, region.phrase, region.text)): return None
+        "A region without negatives that hold a left-out word; None where its own texts hold one"
+        own = (region.category, region.phrase, region.text)
+        if any(holds_word(text, self.words) for text in own): return None
         negatives = [pair for pair in region.negatives if not holds_word(pair[0], self.words)]
         return replace(region, negatives=negatives)
 
@@ -93,7 +94,8 @@ def kept_row(
 
 def _write_row(path: Path, row: dict):
     "Write a result; the file is whole or not there"
-    with write_beside(path) as file: file.write_text(json.dumps(row, indent=1, allow_nan=False) + '\n', encoding='utf-8')
+    text = json.dumps(row, indent=1, allow_nan=False) + '\n'
+    with write_beside(path) as file: file.write_text(text, encoding='utf-8')
 
 # %% ../../nbs/56a_holdouts.ipynb #b6a62e5f
 def _one_case(fit: Fit, holdout: Holdout, seed: int, settings: TransferSettings, tell: Callable[[str], None]) -> dict:
@@ -109,11 +111,11 @@ def run_transfer(
     out: str | Path,  # folder of result files; made if missing
     holdouts: Iterable[str] = tuple(HOLDOUTS),
     seeds: Iterable[int] = (0,),
-    settings: TransferSettings = TransferSettings(),
+    settings: TransferSettings = DEFAULT_SETTINGS,
     *,
     quiet: bool = False,
 ) -> list[dict]:  # a result per case and seed
-    "Every case with every seed, continuing where it stopped; raises `GeoAlignError` before training where a set is missing"
+    "Every case with every seed, continuing where it stopped; a missing set raises `GeoAlignError` before training"
     cases = [(HOLDOUTS[check_choice('holdout', name, HOLDOUTS)], seed) for name in holdouts for seed in seeds]
     check_sets(settings)
     out = Path(out)
@@ -135,7 +137,7 @@ def run_transfer(
 def measure_models(
     models: Iterable[str],  # names for the zoo
     out: str | Path,  # folder of result files; made if missing
-    settings: TransferSettings = TransferSettings(),
+    settings: TransferSettings = DEFAULT_SETTINGS,
     *,
     unsafe: bool = False,  # True: run code in a pickle, see `zoo.load`
     quiet: bool = False,
@@ -160,7 +162,7 @@ def measure_models(
 
 # %% ../../nbs/56a_holdouts.ipynb #7afc4419
 def parse_settings(words: dict[str, str]) -> TransferSettings:
-    "Settings from words such as `sets=rsod,scenes`; raises `GeoAlignError` for an unknown name or a value of another type"
+    "Settings from words such as `sets=rsod,scenes`; raises `GeoAlignError` for an unknown name or a wrong value"
     found = {}
     for name, value in words.items():
         check_choice('setting', name, TransferSettings.__dataclass_fields__)
@@ -207,7 +209,8 @@ def transfer_table(
     for row in rows: columns.setdefault(row.get('holdout', {}).get('name') or row['model'], []).append(row)
     baselines = dict.fromkeys(name for row in rows for name in row['baselines'])
     names = [n for n in dict.fromkeys(n for row in rows for n in row['metrics']) if n.rpartition('/')[2] in metrics]
-    lines = ['| percent | ' + ' | '.join([*columns, *baselines]) + ' |', '| --- |' + ' ---: |' * (len(columns) + len(baselines))]
+    head = [*columns, *baselines]
+    lines = ['| percent | ' + ' | '.join(head) + ' |', '| --- |' + ' ---: |' * len(head)]
     for name in names:
         cells = [_column_cell(name, found) for found in columns.values()]
         cells += [_cell([r['baselines'][b][name] for r in rows if name in r['baselines'].get(b, {})][:1], False)

@@ -7,8 +7,7 @@ __all__ = ['PHRASE_KINDS', 'RSOD_WORDS', 'VEDAI_WORDS', 'AIRBUS_WORDS', 'AIRBUS_
            'BOX_WORDS', 'TRANSFER_SETS', 'Words', 'Phrase', 'TransferSet', 'phrases_of', 'scene_set', 'stuff_masks',
            'at_scale', 'read_window', 'tile_set', 'transfer_set', 'ObjectLabels', 'ucm_objects']
 
-# %% ../../nbs/55a_transfer_sets.ipynb #b05cc13c
-from collections.abc import Callable
+# %% ../../nbs/55a_transfer_sets.ipynb #75c21233
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..core import GeoAlignError, Region, Sample, check_choice, data_dir, stable_hash
+from ..core import Region, Sample, check_choice, data_dir, stable_hash
 from ..data.sources import coco_boxes, read_json, ucm
 from ..pictures import load_image
 from ..scenes import KINDS, RECIPES, finish
@@ -31,6 +30,7 @@ class Words(NamedTuple):
 
 PHRASE_KINDS = ('names', 'synonyms', 'hypernyms')
 
+# %% ../../nbs/55a_transfer_sets.ipynb #94f271b7
 RSOD_WORDS = dict(
     aircraft=Words('aircraft', ('airplane', 'plane', 'jet'), 'flying machine'),
     oiltank=Words('oil tank', ('storage tank', 'fuel tank', 'petroleum tank'), 'industrial structure'),
@@ -88,6 +88,7 @@ class Phrase(NamedTuple):
     text: str
     classes: frozenset[str]
 
+# %% ../../nbs/55a_transfer_sets.ipynb #f036ffb8
 @dataclass
 class TransferSet:
     "Images with boxes, and the phrases to ask"
@@ -131,7 +132,6 @@ def _scene_sample(kind: str, seed: int, size: int) -> tuple[Sample, set[str]]:
     absent = {name for name, thing in THINGS.items() if thing.family not in families}
     return Sample(finish(canvas), regions=regions, id=f'{kind}-{seed}', source='scenes'), absent
 
-# %% ../../nbs/55a_transfer_sets.ipynb #014c5795
 def scene_set(
     n: int = 150,
     seed: int = 90_000,  # of the first scene; far from the seeds of training
@@ -163,7 +163,6 @@ def _crowns(canvas: Canvas, size: int) -> np.ndarray:
         mask |= (x - left)**2 + (y - top)**2 <= (radius * canvas.px / canvas.span)**2
     return mask
 
-# %% ../../nbs/55a_transfer_sets.ipynb #084d8b45
 def _ground_labels(kind: str, seed: int, size: int) -> tuple[np.ndarray, _LabelCanvas]:
     "Kind of ground per pixel (size,size), 1 + its place in `GROUND`; road markings count as asphalt"
     span, grounds, _, make = RECIPES[kind]
