@@ -26,6 +26,7 @@ def trees(c: Canvas, n: int, area=None, big: float = 7):
         p.disc(0, 0, .5, [v * .72 for v in g], high=.5, n=10)
         for _ in range(6): p.disc(c.r.uniform(-.3, .3), c.r.uniform(-.3, .3), c.r.uniform(.12, .24), [v * c.r.uniform(.9, 1.3) for v in g], n=7)
         c.families.add('tree')
+        c.crowns.append((x, y, .5 * s))
 
 # %% ../nbs/02_scenes.ipynb #37addeea
 def traffic(c: Canvas, n: int, x1, y1, x2, y2, lane: float = 2, truck: float = .15):

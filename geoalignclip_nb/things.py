@@ -43,6 +43,7 @@ class Canvas:
         self.r, self.n = random.Random(seed), np.random.default_rng(stable_hash(seed))
         self.size, self.px = size, size * (2 if size <= 1024 else 1)
         self.span, self.blocked, self.families = self.r.uniform(*span), [], set()
+        self.crowns = []  # (x, y, radius) of each tree, metres
         turn, self.sun, self.reach = self.r.choice((0, 90, 180, 270)) + self.r.gauss(0, 14), self.r.uniform(0, 2 * math.pi), self.r.uniform(.35, 1.1)
         self.turn, self.queue, self.things, self.cache = math.radians(turn), [], [], {}
         self.tint = {k: self.r.gauss(0, 11) + np.float32([self.r.gauss(0, 3.5) for _ in range(3)]) for k in GROUND}  # no two apron greys are alike

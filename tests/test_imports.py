@@ -27,6 +27,9 @@ ARROWS = {
     'choices': ['core'],
     'chat': ['core', 'pictures'],
     'lvlm': ['core', 'boxtext', 'chat', 'choices', 'pictures'],
+    'bench.transfer_sets': ['data.*', 'scenes', 'things', 'pictures'],  # procedural scenes are one of its sets
+    'bench.transfer': ['zoo', 'model', 'bench.*', 'bench.transfer_sets', 'ground', 'pointing', 'viz'],  # it measures heatmaps
+    'bench.holdouts': ['zoo', 'bench.*', 'bench.transfer', 'bench.transfer_sets'],
     'bench.*': ['zoo', 'model', 'data.*', 'bench.*'],
     'detection.*': ['zoo', 'model', 'data.*', 'bench.metrics', 'detection.*'],
     'train.recipe': ['model', 'losses.*', 'data.*', 'scenes', 'train.*', 'bench.validation'],  # a run's default evaluation

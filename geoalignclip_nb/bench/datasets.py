@@ -54,7 +54,7 @@ class DataSet:
     layout: str  # what must lie under the root, one line
 
 # %% ../../nbs/50a_datasets.ipynb #62f9005b
-FOLDERS = {'ucm': 'ucm_captions', 'ucm-scenes': 'ucm_captions', 'rsicd-scenes': 'rsicd'}  # folder under GEOALIGN_DATA where it is not the name
+FOLDERS = {'ucm': 'ucm_captions', 'ucm-scenes': 'ucm_captions', 'rsicd-scenes': 'rsicd', 'rsicd-testlike': 'rsicd'}  # folder under GEOALIGN_DATA where it is not the name
 
 def missing(
     data: DataSet,
@@ -128,9 +128,10 @@ def compare_n(
     return f"{out}; {'; '.join(say(w, of) for w, of in known.items() if of)}{'' if data.paper_n else '; none is known of the paper'}."
 
 # %% ../../nbs/50a_datasets.ipynb #162fbaf2
-IMAGES = dict(rsicd='RSICD_images', rsitmd='images', ucm='imgs')
+IMAGES = {'rsicd': 'RSICD_images', 'rsicd-testlike': 'RSICD_images', 'rsitmd': 'images', 'ucm': 'imgs'}
 CAPTION_FILES = {  # set -> form -> path under the root; {} is the split
     'rsicd': dict(json='dataset_rsicd.json', csv='rsicd_{}.csv', pairs='RSICD_img_txt_pairs_{}.csv', precomp='rsicd_precomp/{}_caps.txt', parquet='data/{}-*.parquet'),
+    'rsicd-testlike': dict(json='dataset_rsicd_testlike.json'),
     'rsitmd': dict(json='dataset_RSITMD.json', csv='rsitmd_{}.csv', pairs='RSITMD_img_txt_pairs_{}.csv', precomp='rsitmd_precomp/{}_caps.txt'),
     'ucm': dict(json='dataset.json', pairs='ucmcaptions_img_txt_pairs_{}.csv', precomp='ucm_precomp/{}_caps.txt')}
 
@@ -200,6 +201,11 @@ CAPTION_SETS = {d.name: d for d in (
               'no licence in its README, cite Yuan et al., doi 10.1109/TGRS.2021.3078451', 'dataset_RSITMD.json and images/'),
     _captions('ucm', ('train', 'val', 'test'), dict(n=210, n_texts=1050), 'the UCM-captions links at github.com/201528014227051/RSICD_optimal', '',
               'cite Qu et al. 2016, pictures of the USGS in the public domain', 'dataset.json and imgs/'))}
+
+# the train and val pictures of RSICD, split anew so that val repeats as few sentences of train as the official test does
+CAPTION_SETS['rsicd-testlike'] = replace(
+    CAPTION_SETS['rsicd'], name='rsicd-testlike', read=partial(caption_set, 'rsicd-testlike'), splits=('train', 'val'),
+    split='val', n={}, paper_n={}, layout='dataset_rsicd_testlike.json and RSICD_images/; use the data set rsicd where you have only the official split')
 
 # %% ../../nbs/50a_datasets.ipynb #c8013eab
 def siri_whu(root=None, split: str = None) -> BenchSet:
@@ -279,4 +285,5 @@ def _boxes(name, splits, split, where, terms): return DataSet(name, 'region_clas
 
 OWN_SETS |= {d.name: d for d in (
     _boxes('coco', (), 'all', '', ''), _boxes('rsod', ('train', 'val'), 'val', 'github.com/RSIA-LIESMARS-WHU/RSOD-Dataset-, converted to COCO', 'research only'),
-    _boxes('vedai', ('train', 'val'), 'val', 'downloads.greyc.fr/vedai, converted to COCO', 'research only'))}
+    _boxes('vedai', ('train', 'val'), 'val', 'downloads.greyc.fr/vedai, converted to COCO', 'research only'),
+    _boxes('airbus', ('train', 'val'), 'val', 'the Airbus aircraft sample data set, converted to COCO at half size', 'CC BY-NC-SA 4.0'))}

@@ -44,17 +44,19 @@ def _dataset(name: str, part: str, seed: int) -> list[Sample]:
     from geoalignclip_nb.data import negatives, sources, visual_grounding
     split = part or 'train'
     if name == 'rsicd': return sources.rsicd(data_dir('rsicd'), split)
+    if name == 'rsicd-testlike': return sources.rsicd_testlike(data_dir('rsicd'), split)
     if name == 'ucm': return sources.ucm(data_dir('ucm_captions'), split)
-    if name in ('rsod', 'vedai'): return negatives.prepare_boxes(data_dir(name), name, split, seed)
+    if name in ('rsod', 'vedai', 'airbus'): return negatives.prepare_boxes(data_dir(name), name, split, seed)
     if name == 'dior-rsvg':
         samples = visual_grounding.dior_rsvg(data_dir(name), split, alone=True)
         return [negatives.complete(s, seed=seed) for s in samples]
-    raise GeoAlignError(f"Source '{name}' is unknown; choose rsicd, ucm, rsod, vedai, dior-rsvg or scenes, "
+    raise GeoAlignError(f"Source '{name}' is unknown; choose rsicd, rsicd-testlike, ucm, rsod, vedai, airbus, "
+                        'dior-rsvg or scenes, '
                         'or shards of rsteller or rsfg for training.')
 
 # %% ../../nbs/36_loader.ipynb #435c2ba8
 def open_source(spec: str, seed: int = 0) -> list[Sample]:
-    "Samples of rsicd, ucm, rsod, vedai, dior-rsvg (part: split) or scenes (part: number); others raise `GeoAlignError`"
+    "Samples of rsicd, rsicd-testlike, ucm, rsod, vedai, airbus, dior-rsvg (part: split) or scenes (part: number); others raise `GeoAlignError`"
     if '-' in spec.partition(':')[2] and not re.search(r'\w-(fit|held)(?![^@*])', spec):
         raise GeoAlignError(f"'{spec}' is not a source; write -fit (nine tenths) or -held (one tenth) behind a part, "
                             'as in ucm:train-fit.')

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SPLIT_NAMES', 'read_json', 'picture_path', 'check_pictures', 'sentence', 'join_sentences', 'caption_sample',
-           'karpathy_captions', 'rsicd', 'ucm', 'coco_region', 'split_names', 'coco_boxes', 'thumbnails', 'dhash',
-           'whitened', 'phase_peaks', 'overlap_score', 'near_duplicates', 'group_pairs', 'assign_split', 'make_split',
-           'freeze_split']
+           'karpathy_captions', 'rsicd', 'rsicd_testlike', 'ucm', 'coco_region', 'split_names', 'coco_boxes',
+           'thumbnails', 'dhash', 'whitened', 'phase_peaks', 'overlap_score', 'near_duplicates', 'group_pairs',
+           'assign_split', 'make_split', 'freeze_split']
 
 # %% ../../nbs/31_sources.ipynb #20da5109
 import json
@@ -88,6 +88,13 @@ def karpathy_captions(
 def rsicd(root, split: str = 'train') -> list:
     "RSICD in its official layout: dataset_rsicd.json and RSICD_images/"
     return karpathy_captions(root, 'dataset_rsicd.json', 'RSICD_images', split, 'rsicd')
+
+def rsicd_testlike(root, split: str = 'train') -> list[Sample]:
+    "RSICD's train and val pictures in another split, whose val repeats as few sentences of train as the official test"
+    file = 'dataset_rsicd_testlike.json'
+    if not (Path(root)/file).is_file():
+        raise GeoAlignError(f'{file} was not found in {root}; put it there, or use rsicd with the official split.')
+    return karpathy_captions(root, file, 'RSICD_images', split, 'rsicd')
 
 def ucm(root, split: str = 'train') -> list:
     "UCM-Captions in its official layout: dataset.json and imgs/"
