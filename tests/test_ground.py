@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
+from small_towers import small_model
+
 from geoalignclip_nb.core import GeoAlignError, asset, to_pixels
 from geoalignclip_nb.ground import (METHODS, RESULTS, GroundResult, Method, block_inputs, contrast, cosines, frozen_eval, gradcam, ground, measured_scale, last_norm, legrad, crop_to_image, peak, similarity, to_grid, visible_attention)
 from geoalignclip_nb.pointing import centre_map, cover, energy_in_box, pointing_hit
@@ -655,3 +657,41 @@ def test_speed_file():
 
 
 def test_an_untrained_model_does_not_borrow_a_scale(model): assert measured_scale(model) == (0, .5)
+
+
+# ---- a convolutional image tower -----------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def convnet(): return small_model()
+
+
+@pytest.mark.parametrize('method', ['similarity', 'contrast', 'gradcam'])
+@pytest.mark.parametrize('precision', ['fp32', 'autocast', 'bf16'])
+def test_methods_of_a_convolutional_tower(convnet, method, precision):
+    model = copy.deepcopy(convnet).bfloat16() if precision == 'bf16' else convnet
+    with torch.autocast('cpu', torch.bfloat16, enabled=precision == 'autocast'):
+        found = ground(model, noise(), ['white plane', 'boats'], [(0, 0, .5, .5)], method)
+    assert found.maps.shape == ((2, 2, 2) if method == 'gradcam' else (2, 4, 4)) and found.scores.shape == (1, 2)
+    assert np.isfinite(found.maps).all()
+    if precision == 'fp32': return
+    plain = ground(convnet, noise(), ['white plane', 'boats'], [(0, 0, .5, .5)], method)
+    np.testing.assert_allclose(found.scores, plain.scores, atol=.05)
+
+
+def test_gradcam_of_a_convolutional_tower_by_hand(convnet):
+    images = convnet.to_tensor([noise()])
+    with torch.no_grad(): text = convnet.encode_text(['white plane'])
+    tower = convnet.clip.visual
+    _, (stage,) = tower.trunk.forward_intermediates(images, indices=[4])
+    stage = stage.detach().requires_grad_()
+    last = tower.trunk.bn2(tower.trunk.conv_head(stage))
+    score = F.normalize(tower.global_head(last), dim=-1) @ text.T
+    slope, = torch.autograd.grad(score.sum(), stage)
+    expected = (slope.mean((2, 3), keepdim=True) * stage).sum(1).relu()
+    torch.testing.assert_close(gradcam(convnet, images, text), expected.detach(), atol=1e-6, rtol=1e-3)
+
+
+def test_legrad_names_other_methods_for_a_convolutional_tower(convnet):
+    with pytest.raises(GeoAlignError, match='not PyramidTower; use method similarity or contrast') as e:
+        ground(convnet, noise(), ['white plane'], method='legrad')
+    assert '\n' not in str(e.value)
