@@ -22,7 +22,7 @@ from fastcore.basics import patch
 from safetensors.torch import save_file
 from torch import nn
 
-from .architectures import (activation, architecture, build_clip, configured, default_preprocess,
+from .architectures import (BUNDLED, activation, architecture, build_clip, configured, default_preprocess,
                                            has_hf_text, image_size, load_strictly, our_config, own_preprocess,
                                            read_safetensors)
 from .checkpoints import fit_config, read_weights
@@ -92,6 +92,7 @@ def create(
         config['text_cfg']['context_length'] = 248
     name = arch if isinstance(arch, str) else 'custom'
     settings = own_preprocess(config) | preprocess
+    if arch == BUNDLED: tokenizer = tokenizer or read_tokenizer(asset(BUNDLED), dict(clip=config))
     own = {} if tokenizer is None else dict(tokenizer=tokenizer)
     return cls(clip, dict(arch=name, clip=config, preprocess=settings), name, **own).eval()
 
