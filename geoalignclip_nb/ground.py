@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NEUTRAL', 'SLOPE_SCALE', 'METHODS', 'RESULTS', 'frozen_eval', 'cosines', 'similarity', 'contrast', 'ImageToCosines',
-           'last_norm', 'to_grid', 'gradcam', 'visible_attention', 'block_inputs', 'legrad', 'Method', 'crop_to_image',
-           'GroundResult', 'peak', 'measured_scale', 'ground']
+           'last_norm', 'to_grid', 'cam_layer', 'gradcam', 'visible_attention', 'block_inputs', 'legrad', 'Method',
+           'crop_to_image', 'GroundResult', 'peak', 'measured_scale', 'ground']
 
 # %% ../nbs/14_grounding.ipynb #e6f7a139
 import copy
@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from .core import GeoAlignError, asset, clean_text, clip_boxes, to_pixels, write_beside
-from .vision import Preprocess, load_image
+from .vision import Preprocess, image_tower, load_image
 from .viz import show_heat
 
 # %% ../nbs/14_grounding.ipynb #0211628f
@@ -86,7 +86,7 @@ def last_norm(visual: nn.Module) -> tuple[nn.Module, int]:  # (layer, number of 
     if hasattr(visual, 'transformer'): return visual.transformer.resblocks[-1].ln_1, 1
     trunk = getattr(visual, 'trunk', None)
     if hasattr(trunk, 'blocks'): return trunk.blocks[-1].norm1, trunk.num_prefix_tokens
-    raise GeoAlignError(f'{type(visual).__name__} has no blocks of tokens; use a model with a ViT.')
+    raise GeoAlignError(f'{type(visual).__name__} has no blocks of tokens; use method similarity or contrast.')
 
 def to_grid(tokens: torch.Tensor, prefix: int = 1) -> torch.Tensor:
     "Tokens (B,N,C) to a square map (B,C,h,w) without the first `prefix`"
@@ -113,16 +113,24 @@ def _raw_gradcam() -> type:
     return RawGradCAM
 
 # %% ../nbs/14_grounding.ipynb #3e85c359
+def cam_layer(visual: nn.Module) -> tuple[nn.Module, Callable | None]:  # (layer, its output to (B,C,h,w))
+    "The layer that Grad-CAM reads: the last stage of a convolutional trunk of timm, else `last_norm`"
+    trunk = getattr(visual, 'trunk', None)
+    stages = getattr(trunk, 'feature_info', None) if image_tower(visual) is None else None
+    if stages and getattr(trunk, 'output_fmt', 'NCHW') == 'NCHW': return trunk.get_submodule(stages[-1]['module']), None
+    layer, prefix = last_norm(visual)
+    return layer, partial(to_grid, prefix=prefix)
+
 def gradcam(
     model: nn.Module,
     images: torch.Tensor, text: torch.Tensor,  # (1,3,S,S), and unit vectors (P,D)
 ) -> torch.Tensor:  # (P,h,w), >= 0
-    "Grad-CAM of each cosine at the last block's first norm; one pass per phrase, as the package does it"
-    layer, prefix = last_norm(model.clip.visual)
+    "Grad-CAM of each cosine at the last block's first norm, or a last map; one pass per phrase, as the package does it"
+    layer, reshape = cam_layer(model.clip.visual)
     def start_graph(module, args): return args[0].detach().requires_grad_()
     with frozen_eval(model), torch.enable_grad():
         hook = layer.register_forward_pre_hook(start_graph)
-        cam = _raw_gradcam()(ImageToCosines(model, text), [layer], partial(to_grid, prefix=prefix))
+        cam = _raw_gradcam()(ImageToCosines(model, text), [layer], reshape)
         try: maps = [cam(images, [lambda scores, p=p: SLOPE_SCALE * scores[p]])[0] for p in range(len(text))]
         finally:
             cam.activations_and_grads.release()
@@ -162,7 +170,7 @@ def block_inputs(
     visual, found = model.clip.visual, []
     blocks = getattr(getattr(visual, 'transformer', None), 'resblocks', None)
     if blocks is None or getattr(visual, 'proj', None) is None:
-        raise GeoAlignError(f"Method legrad needs open_clip's own ViT, not {type(visual).__name__}; use method similarity.")
+        raise GeoAlignError(f"Method legrad needs open_clip's own ViT, not {type(visual).__name__}; use method similarity or contrast.")
     hooks = [b.register_forward_pre_hook(lambda m, args: found.append((m, args[0]))) for b in blocks[-last:]]
     try:
         with torch.no_grad(): model.encode_image(images)

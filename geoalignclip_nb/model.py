@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LONGEST_TEXT', 'TEXT_INPUTS', 'REGION_TEXTS', 'PASSED_ON', 'WHOLE', 'TOKENIZER_FILE', 'TOKEN_PARTS', 'BESIDE_CLIP',
-           'WEIGHT_FILES', 'GeoAlignCLIP', 'create', 'read_tokenizer', 'load_folder', 'load_open_clip',
+           'WEIGHT_FILES', 'FREEZABLE', 'GeoAlignCLIP', 'create', 'read_tokenizer', 'load_folder', 'load_open_clip',
            'from_state_dict', 'load_file_of', 'from_pretrained', 'start_vocabulary']
 
 # %% ../nbs/13_model.ipynb #dcdc5b11
@@ -22,13 +22,13 @@ from fastcore.basics import patch
 from safetensors.torch import save_file
 from torch import nn
 
-from .architectures import (activation, architecture, build_clip, configured, default_preprocess,
+from .architectures import (BUNDLED, activation, architecture, build_clip, configured, default_preprocess,
                                            has_hf_text, image_size, load_strictly, our_config, own_preprocess,
                                            read_safetensors)
 from .checkpoints import fit_config, read_weights
-from .core import GeoAlignError, asset, clean_text, write_beside
+from .core import GeoAlignError, asset, check_choice, clean_text, write_beside
 from .regions import roi_features
-from .text import (PASS_PRICE, Tokenizer, WordPieceTokenizer, encode_tokens, length_groups,
+from .text import (PASS_PRICE, Tokenizer, WordPieceTokenizer, encode_tokens, hf_tower, length_groups,
                                   stretch_positions, stretch_text, text_lengths, text_width, token_table)
 from .vision import Preprocess, encode_image, load_image
 
@@ -92,6 +92,7 @@ def create(
         config['text_cfg']['context_length'] = 248
     name = arch if isinstance(arch, str) else 'custom'
     settings = own_preprocess(config) | preprocess
+    if arch == BUNDLED: tokenizer = tokenizer or read_tokenizer(asset(BUNDLED), dict(clip=config))
     own = {} if tokenizer is None else dict(tokenizer=tokenizer)
     return cls(clip, dict(arch=name, clip=config, preprocess=settings), name, **own).eval()
 
@@ -430,6 +431,35 @@ def push_to_hub(self: GeoAlignCLIP, repo: str, *, private: bool = True, **notes)
         except Exception as e:
             raise GeoAlignError(f'{repo} could not be uploaded ({type(e).__name__}); '
                                 'log in with `hf auth login` and check the network.') from None
+
+# %% ../nbs/13_model.ipynb #be69fc31
+FREEZABLE = 'image', 'text'
+
+@patch
+def trunks(self: GeoAlignCLIP) -> dict[str, nn.Module]:
+    "The trunk of each tower that has one, 'image' or 'text'"
+    image, text = getattr(self.clip.visual, 'trunk', None), hf_tower(self.clip)
+    found = dict(image=image, text=None if text is None else text.transformer)
+    return {name: trunk for name, trunk in found.items() if trunk is not None}
+
+@patch
+def freeze(self: GeoAlignCLIP, towers: list[str]) -> GeoAlignCLIP:
+    "Exclude the trunks of `towers` from training; raises `GeoAlignError` for a tower without trunk and head"
+    for name in towers:
+        check_choice('tower', name, FREEZABLE)
+        trunk = self.trunks().get(name)
+        if trunk is None:
+            raise GeoAlignError(f'The {name} tower of {self.name} has no trunk to freeze; leave {name} out of the setting freeze.')
+        trunk.requires_grad_(False).eval()
+    return self
+
+@patch
+def train(self: GeoAlignCLIP, mode: bool = True) -> GeoAlignCLIP:
+    "Training mode, but for frozen trunks"
+    nn.Module.train(self, mode)
+    for trunk in self.trunks().values():
+        if not any(p.requires_grad for p in trunk.parameters()): trunk.eval()
+    return self
 
 # %% ../nbs/13_model.ipynb #86314490
 @patch

@@ -1,5 +1,6 @@
 "A model of the second kind, small enough to build in a test: a BERT text tower and a timm convnet with a pyramid head"
 import json
+from functools import lru_cache
 
 import tokenizers
 
@@ -7,10 +8,11 @@ from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.text import WordPieceTokenizer
 
 MARKS = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
-CAPTIONS = ['a white plane beside the terminal building', 'two storage tanks and a grey roundabout', 'boats in the harbor',
-            'a long road through fields of farmland', 'many small cars on the parking lot 12 3', 'background']
+CAPTIONS = ('a white plane beside the terminal building', 'two storage tanks and a grey roundabout', 'boats in the harbor',
+            'a long road through fields of farmland', 'many small cars on the parking lot 12 3', 'background')
 
 
+@lru_cache  # the library orders pieces of one frequency anew in each training
 def tokenizer_json(texts=CAPTIONS, size=300) -> str:
     "The content of a `tokenizer.json` in BERT's form, trained on a few texts"
     model = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token='[UNK]'))

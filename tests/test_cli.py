@@ -162,7 +162,7 @@ def test_ground_with_other_methods(method, scene, tmp_path, capsys):
 
 def test_ground_with_a_saved_folder(scene, tmp_path, capsys):
     from geoalignclip_nb.model import GeoAlignCLIP
-    GeoAlignCLIP.create('geoalign-tiny', seed=3).save_pretrained(tmp_path/'mine', half=True)
+    GeoAlignCLIP.create('vit-tiny', seed=3).save_pretrained(tmp_path/'mine', half=True)
     code, out, err = called(capsys, 'ground', scene[0], '--phrases', 'white plane', '--model', tmp_path/'mine', '--json', tmp_path/'a.json', '--out', tmp_path/'a.png')
     assert code == 0, err
     assert sorted(p.name for p in tmp_path.iterdir()) == ['a.json', 'a.png', 'mine']

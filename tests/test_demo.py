@@ -367,7 +367,7 @@ def test_with_the_library(method, pictures):
     from geoalignclip_nb.model import GeoAlignCLIP
     assert tuple(METHODS)[:len(app.METHODS)] == app.METHODS
     grounder = app.Grounder()
-    grounder.models['geoalign-tiny'] = GeoAlignCLIP.create('geoalign-tiny')
+    grounder.models['geoalign-tiny'] = GeoAlignCLIP.create('vit-tiny')
     on_ground, *_ = app.make_handlers(grounder)
     drawn = adapters.Scene(pictures['plain'], 'plain.png', [dict(xmin=10, ymin=10, xmax=90, ymax=80)])
     out = on_ground(drawn, 'roof\nroad', method, 'geoalign-tiny', .5, True, '', None, progress=lambda *a, **k: None)

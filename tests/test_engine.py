@@ -29,7 +29,7 @@ def loader_for(model, pictures, batch=4, **settings):
 
 
 def test_a_loss_that_is_not_finite_leaves_the_weights(pictures):
-    model = GeoAlignCLIP.create('geoalign-tiny')
+    model = GeoAlignCLIP.create('vit-tiny')
     batch = loader_for(model, pictures).batch(0, 0)
     batch['images'][0, 0, 0, 0] = float('nan')
     before = model.clip.visual.proj.detach().clone()
@@ -39,7 +39,7 @@ def test_a_loss_that_is_not_finite_leaves_the_weights(pictures):
 
 
 def test_temperatures_learn_under_bf16(pictures):
-    model = GeoAlignCLIP.create('geoalign-tiny')
+    model = GeoAlignCLIP.create('vit-tiny')
     optimizer, loader = engine.make_optimizer(model, engine.StageSettings()), loader_for(model, pictures)
     before = [float(p) for p in (model.clip.logit_scale, model.log_scale_rpa, model.log_scale_hna)]
     for step in range(2): engine.train_step(model, loader.batch(0, step), Objective(stage=2), optimizer, engine.StepOptions(1e-4, precision='bf16'))
@@ -48,7 +48,7 @@ def test_temperatures_learn_under_bf16(pictures):
 
 
 def test_scales_are_clamped():
-    model = GeoAlignCLIP.create('geoalign-tiny')
+    model = GeoAlignCLIP.create('vit-tiny')
     with torch.no_grad(): model.log_scale_rpa.fill_(9.)
     engine.clamp_scales(model)
     assert abs(float(model.log_scale_rpa.detach().exp()) - 100) < 1e-3

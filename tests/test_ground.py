@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
+from small_towers import small_model
+
 from geoalignclip_nb.core import GeoAlignError, asset, to_pixels
 from geoalignclip_nb.ground import (METHODS, RESULTS, GroundResult, Method, block_inputs, contrast, cosines, frozen_eval, gradcam, ground, measured_scale, last_norm, legrad, crop_to_image, peak, similarity, to_grid, visible_attention)
 from geoalignclip_nb.pointing import centre_map, cover, energy_in_box, pointing_hit
@@ -29,7 +31,7 @@ def noise(width=96, height=64, seed=0): return Image.fromarray(np.random.default
 
 
 @pytest.fixture(scope='module')
-def model(): return GeoAlignCLIP.create('geoalign-tiny')
+def model(): return GeoAlignCLIP.create('vit-tiny')
 
 
 @pytest.fixture(scope='module')
@@ -164,7 +166,7 @@ def test_half_precision_leaves_the_model_as_it_was(trained, method):
 @pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize('fails', [False, True])
 def test_the_model_is_left_as_it_was(method, fails):
-    model = GeoAlignCLIP.create('geoalign-tiny').train()
+    model = GeoAlignCLIP.create('vit-tiny').train()
     frozen = model.clip.visual.conv1.weight.requires_grad_(False)
     model.log_scale_rpa.grad = torch.tensor(3.)
     model.clip.visual.ln_post.weight.grad = grad = torch.ones_like(model.clip.visual.ln_post.weight)
@@ -233,7 +235,7 @@ def test_impossible_size(model, size):
 @pytest.mark.parametrize('shape', [(96, 64), (64, 96), (80, 80)])
 def test_maps_span_exactly_the_picture(mode, shape):
     "A method that answers with the place in the frame: read at a place of the picture, it must give that place's position in the frame"
-    model = GeoAlignCLIP.create('geoalign-tiny', mode=mode)
+    model = GeoAlignCLIP.create('vit-tiny', mode=mode)
     place = (torch.arange(8.) + .5) / 8 * 128
     METHODS['place'] = Method(lambda m, images, text: torch.stack([place.expand(8, 8), place[:, None].expand(8, 8)]) / 1000, 'cosine')
     try: maps = ground(model, noise(*shape), PHRASES, method='place').maps * 1000
@@ -262,10 +264,10 @@ def test_scores_are_cosines_of_region_vectors(model):
 @pytest.mark.parametrize('mode', ['squash', 'longest', 'shortest'])
 def test_boxes_are_carried_into_the_frame_that_is_used(how, mode):
     "With another side than the model's own, boxes are pixels of that frame"
-    model, image, boxes = GeoAlignCLIP.create('geoalign-tiny', mode=mode), noise(120, 80), [(.3, .2, .6, .7), (.4, 0, .6, 1)]
+    model, image, boxes = GeoAlignCLIP.create('vit-tiny', mode=mode), noise(120, 80), [(.3, .2, .6, .7), (.4, 0, .6, 1)]
     if how == 'configuration': model.config['ground_size'] = 192
     r = ground(model, image, PHRASES, boxes=boxes, size=192 if how == 'argument' else None)
-    large = GeoAlignCLIP.create('geoalign-tiny', mode=mode, size=192)
+    large = GeoAlignCLIP.create('vit-tiny', mode=mode, size=192)
     rows = [[0, *b] for b in large.preprocess.to_frame(boxes, *image.size)]
     with torch.no_grad(): expected = large.encode_regions([image], rows) @ large.encode_text(PHRASES).T
     np.testing.assert_allclose(r.scores, expected, atol=1e-5)
@@ -362,7 +364,7 @@ def test_legrad_needs_a_tower_of_open_clip(visual):
 
 
 def test_gradcam_needs_gradients_at_the_last_block():
-    model = GeoAlignCLIP.create('geoalign-tiny').train()
+    model = GeoAlignCLIP.create('vit-tiny').train()
     model.clip.visual.set_grad_checkpointing()
     try: sound(ground(model, noise(), PHRASES, method='gradcam'))
     except GeoAlignError as e: assert 'switch gradient checkpointing off' in str(e)
@@ -433,12 +435,12 @@ def test_a_cosine_is_clipped_to_its_range(model, value):
 @pytest.mark.parametrize('size, told', [((96, 64), True), ((64, 96), True), ((64, 64), False)])
 def test_a_cut_image_is_told(size, told):
     for mode in ('shortest', 'squash'):
-        r = ground(GeoAlignCLIP.create('geoalign-tiny', mode=mode), noise(*size), PHRASES)
+        r = ground(GeoAlignCLIP.create('vit-tiny', mode=mode), noise(*size), PHRASES)
         assert any('middle square' in w for w in r.warnings) == (told and mode == 'shortest')
 
 
 def test_sizes_from_the_caller_the_configuration_and_the_model():
-    model = GeoAlignCLIP.create('geoalign-tiny')
+    model = GeoAlignCLIP.create('vit-tiny')
     model.config['ground_size'] = 64
     assert [ground(model, noise(), 'a', size=s).size for s in (None, 96)] == [64, 96] and model.preprocess.size == 128
     for size in (2049, 0):
@@ -554,7 +556,7 @@ def test_boxes_that_are_none(model, boxes):
 @quick
 @given(st.integers(1, 400), st.integers(1, 400), st.sampled_from(['RGB', 'L', 'RGBA', 'P', '1', 'I;16', 'F']), st.sampled_from(['squash', 'longest', 'shortest']))
 def test_any_picture(width, height, kind, mode):
-    model = GeoAlignCLIP.create('geoalign-tiny', mode=mode) if mode not in MODELS else MODELS[mode]
+    model = GeoAlignCLIP.create('vit-tiny', mode=mode) if mode not in MODELS else MODELS[mode]
     MODELS[mode] = model
     try: sound(ground(model, Image.new(kind, (width, height), 1), ['plane'], boxes=[(0, 0, 1, 1)]))
     except GeoAlignError as e: assert str(e).strip().endswith('.')
@@ -567,7 +569,7 @@ MODELS = {}
 @pytest.mark.parametrize('shape', [(1, 1), (1, 5000), (5000, 1), (2, 3)])
 @pytest.mark.parametrize('mode', ['squash', 'longest', 'shortest'])
 def test_extreme_shapes(method, shape, mode, tmp_path):
-    model = MODELS.setdefault(mode, GeoAlignCLIP.create('geoalign-tiny', mode=mode))
+    model = MODELS.setdefault(mode, GeoAlignCLIP.create('vit-tiny', mode=mode))
     r = ground(model, Image.new('RGB', shape, (90, 120, 60)), PHRASES, method=method)
     sound(r)
     if method == 'similarity' and mode == 'squash': r.save_png(tmp_path/'a.png')
@@ -655,3 +657,41 @@ def test_speed_file():
 
 
 def test_an_untrained_model_does_not_borrow_a_scale(model): assert measured_scale(model) == (0, .5)
+
+
+# ---- a convolutional image tower -----------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def convnet(): return small_model()
+
+
+@pytest.mark.parametrize('method', ['similarity', 'contrast', 'gradcam'])
+@pytest.mark.parametrize('precision', ['fp32', 'autocast', 'bf16'])
+def test_methods_of_a_convolutional_tower(convnet, method, precision):
+    model = copy.deepcopy(convnet).bfloat16() if precision == 'bf16' else convnet
+    with torch.autocast('cpu', torch.bfloat16, enabled=precision == 'autocast'):
+        found = ground(model, noise(), ['white plane', 'boats'], [(0, 0, .5, .5)], method)
+    assert found.maps.shape == ((2, 2, 2) if method == 'gradcam' else (2, 4, 4)) and found.scores.shape == (1, 2)
+    assert np.isfinite(found.maps).all()
+    if precision == 'fp32': return
+    plain = ground(convnet, noise(), ['white plane', 'boats'], [(0, 0, .5, .5)], method)
+    np.testing.assert_allclose(found.scores, plain.scores, atol=.05)
+
+
+def test_gradcam_of_a_convolutional_tower_by_hand(convnet):
+    images = convnet.to_tensor([noise()])
+    with torch.no_grad(): text = convnet.encode_text(['white plane'])
+    tower = convnet.clip.visual
+    _, (stage,) = tower.trunk.forward_intermediates(images, indices=[4])
+    stage = stage.detach().requires_grad_()
+    last = tower.trunk.bn2(tower.trunk.conv_head(stage))
+    score = F.normalize(tower.global_head(last), dim=-1) @ text.T
+    slope, = torch.autograd.grad(score.sum(), stage)
+    expected = (slope.mean((2, 3), keepdim=True) * stage).sum(1).relu()
+    torch.testing.assert_close(gradcam(convnet, images, text), expected.detach(), atol=1e-6, rtol=1e-3)
+
+
+def test_legrad_names_other_methods_for_a_convolutional_tower(convnet):
+    with pytest.raises(GeoAlignError, match='not PyramidTower; use method similarity or contrast') as e:
+        ground(convnet, noise(), ['white plane'], method='legrad')
+    assert '\n' not in str(e.value)

@@ -16,7 +16,7 @@ from geoalignclip_nb.text import token_table
 
 
 @pytest.fixture(scope='module')
-def model(): return GeoAlignCLIP.create('geoalign-tiny')
+def model(): return GeoAlignCLIP.create('vit-tiny')
 
 
 def test_bundled_model_loads_without_network_and_is_small():
@@ -61,7 +61,7 @@ def test_punctuation_does_not_make_a_word_unknown():
 
 
 def test_same_seed_same_weights(model):
-    again, other = GeoAlignCLIP.create('geoalign-tiny'), GeoAlignCLIP.create('geoalign-tiny', seed=1)
+    again, other = GeoAlignCLIP.create('vit-tiny'), GeoAlignCLIP.create('vit-tiny', seed=1)
     assert torch.equal(again.clip.visual.proj, model.clip.visual.proj) and not torch.equal(other.clip.visual.proj, model.clip.visual.proj)
 
 
@@ -97,16 +97,16 @@ def test_quickgelu_is_refused_where_it_is_wrong():
 
 
 def test_activation_is_read_from_modules():
-    tiny = architecture('geoalign-tiny')
+    tiny = architecture('vit-tiny')
     assert activation(build_clip(tiny)) == 'GELU' and activation(build_clip({**tiny, 'quick_gelu': True})) == 'QuickGELU'
 
 
 @pytest.mark.parametrize('wrap', [lambda s: s, lambda s: {'state_dict': s}, lambda s: {'state_dict': {f'module.{k}': v for k, v in s.items()}}])
 def test_open_clip_files_load_strictly(tmp_path, wrap):
     torch.manual_seed(5)
-    clip = build_clip(architecture('geoalign-tiny')).eval()
+    clip = build_clip(architecture('vit-tiny')).eval()
     torch.save(wrap(clip.state_dict()), tmp_path/'w.pt')
-    model = GeoAlignCLIP.from_pretrained(tmp_path/'w.pt', arch='geoalign-tiny')
+    model = GeoAlignCLIP.from_pretrained(tmp_path/'w.pt', arch='vit-tiny')
     text = open_clip.tokenize(['a white plane on the apron'])
     with torch.no_grad():
         ours = model.encode_text(['a white plane on the apron'])
@@ -119,14 +119,14 @@ def test_weights_are_named_after_where_they_come_from(model, tmp_path):
     assert 'random weights' in repr(model) and not model.trained
     assert 'trained weights' in repr(GeoAlignCLIP.from_pretrained('geoalign-tiny'))
     torch.save(model.state_dict(), tmp_path/'some.pt')
-    loaded = GeoAlignCLIP.from_pretrained(tmp_path/'some.pt', arch='geoalign-tiny')
+    loaded = GeoAlignCLIP.from_pretrained(tmp_path/'some.pt', arch='vit-tiny')
     loaded.save_pretrained(tmp_path/'folder')
     for m in (loaded, GeoAlignCLIP.from_pretrained(tmp_path/'folder')):
         assert 'loaded weights' in repr(m) and 'trained weights' not in repr(m) and m.trained  # not known to be random
 
 
 def test_wrong_architecture_says_which_keys(tmp_path):
-    torch.save(build_clip(architecture('geoalign-tiny')).state_dict(), tmp_path/'w.pt')
+    torch.save(build_clip(architecture('vit-tiny')).state_dict(), tmp_path/'w.pt')
     with pytest.raises(GeoAlignError, match='instead of|missing'): GeoAlignCLIP.from_pretrained(tmp_path/'w.pt', arch='ViT-B-16')
 
 
@@ -134,7 +134,7 @@ def test_pickles_are_not_executed(tmp_path):
     class Evil:
         def __reduce__(self): return (open, (str(tmp_path/'touched'), 'w'))
     torch.save({'a': Evil()}, tmp_path/'evil.pt')
-    with pytest.raises(GeoAlignError, match='weights-only'): GeoAlignCLIP.from_pretrained(tmp_path/'evil.pt', arch='geoalign-tiny')
+    with pytest.raises(GeoAlignError, match='weights-only'): GeoAlignCLIP.from_pretrained(tmp_path/'evil.pt', arch='vit-tiny')
     assert not (tmp_path/'touched').exists()
 
 
@@ -200,11 +200,11 @@ def again(model, tmp_path, way, **more):
     "The model read from the folder, or from its weight file alone"
     model.save_pretrained(tmp_path/'m', **more)
     if way == 'folder': return GeoAlignCLIP.from_pretrained(tmp_path/'m')
-    return GeoAlignCLIP.from_pretrained(tmp_path/'m'/'model.safetensors', arch='geoalign-tiny')
+    return GeoAlignCLIP.from_pretrained(tmp_path/'m'/'model.safetensors', arch='vit-tiny')
 
 
 def test_keep_tokens_merges_the_others_alone():
-    model = GeoAlignCLIP.create('geoalign-tiny')
+    model = GeoAlignCLIP.create('vit-tiny')
     before, known = table(model).clone(), mask(model, WORDS)
     assert model.keep_tokens(known) is model and torch.equal(model.known_tokens, known)
     assert torch.equal(table(model)[known], before[known])
@@ -230,7 +230,7 @@ def test_a_mask_of_another_shape_is_refused(model, known):
 @pytest.mark.parametrize('way', ['folder', 'file'])
 @pytest.mark.parametrize('half', [False, True])
 def test_a_part_of_the_vocabulary_round_trips(tmp_path, way, half):
-    model = GeoAlignCLIP.create('geoalign-tiny')
+    model = GeoAlignCLIP.create('vit-tiny')
     model.keep_tokens(mask(model, WORDS))
     back = again(model, tmp_path, way, half=half)
     assert torch.equal(back.known_tokens, model.known_tokens) and back.known_tokens.dtype == torch.bool
@@ -246,7 +246,7 @@ def test_a_part_of_the_vocabulary_round_trips(tmp_path, way, half):
 @pytest.mark.parametrize('known', ['None', 'kept', 'set by hand'])
 def test_a_whole_vocabulary_round_trips(tmp_path, way, half, known):
     "All tokens known is the same as no mask: the file holds the whole table"
-    model = GeoAlignCLIP.create('geoalign-tiny')
+    model = GeoAlignCLIP.create('vit-tiny')
     before = table(model).clone()
     everything = torch.ones(VOCABULARY, dtype=torch.bool)
     if known == 'kept': model.keep_tokens(everything)
@@ -257,7 +257,7 @@ def test_a_whole_vocabulary_round_trips(tmp_path, way, half, known):
 
 
 def test_an_empty_vocabulary_round_trips(tmp_path):
-    model = GeoAlignCLIP.create('geoalign-tiny').keep_tokens(torch.zeros(VOCABULARY, dtype=torch.bool))
+    model = GeoAlignCLIP.create('vit-tiny').keep_tokens(torch.zeros(VOCABULARY, dtype=torch.bool))
     back = again(model, tmp_path, 'folder')
     assert not back.known_tokens.any() and torch.equal(table(back), table(model)) and len(table(back).unique(dim=0)) == 1
 
@@ -294,7 +294,7 @@ def test_every_precision_of_a_file_has_the_known_rows(tmp_path):
 ])
 def test_a_damaged_token_table_is_one_sentence(tmp_path, spoil, word):
     from safetensors.torch import load_file, save_file
-    model = GeoAlignCLIP.create('geoalign-tiny')
+    model = GeoAlignCLIP.create('vit-tiny')
     model.keep_tokens(mask(model, WORDS)).save_pretrained(tmp_path/'m')
     state = load_file(tmp_path/'m'/'model.safetensors')
     spoil(state)
@@ -305,7 +305,7 @@ def test_a_damaged_token_table_is_one_sentence(tmp_path, spoil, word):
 
 def test_the_vocabulary_that_a_training_starts_from(tmp_path):
     "None of random weights, all of weights from a file, else what the model knows"
-    model = GeoAlignCLIP.create('geoalign-tiny')
+    model = GeoAlignCLIP.create('vit-tiny')
     assert start_vocabulary(model).shape == (VOCABULARY,) and not start_vocabulary(model).any()
     for way in ('folder', 'file'): assert start_vocabulary(again(model, tmp_path, way)).all()
     bundled = GeoAlignCLIP.from_pretrained('geoalign-tiny')
@@ -315,7 +315,7 @@ def test_the_vocabulary_that_a_training_starts_from(tmp_path):
     assert not bundled.known_tokens.all(), 'a copy: the trainer may write into it'
     model.keep_tokens(mask(model, WORDS))
     assert torch.equal(start_vocabulary(model), mask(model, WORDS))
-    trained = GeoAlignCLIP.create('geoalign-tiny')
+    trained = GeoAlignCLIP.create('vit-tiny')
     trained.config['trained'] = True
     assert start_vocabulary(trained).all()
 

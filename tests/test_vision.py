@@ -388,9 +388,9 @@ def test_a_convnet_with_other_heads(proj):
 
 
 def test_a_convnet_with_attention_pooling_gives_an_image_vector_alone():
-    vision = dict(image_size=160, timm_model_name='test_resnet', timm_pool='rot_attn', timm_proj='')
-    clip, x = CustomTextCLIP(64, vision, dict(context_length=77, width=32, heads=2, layers=1)), torch.randn(1, 3, 160, 160)
-    assert encode_image(clip, x, dense=False)[0].shape == (1, 64)
+    clip, x = tiny(CustomTextCLIP, 64, timm_model_name='test_resnet', timm_pool='avg'), torch.randn(1, 3, 64, 64)
+    clip.visual.head.pool = torch.nn.Identity()  # open_clip's name of `abs_attn` and `rot_attn`
+    assert encode_image(clip, x, dense=False)[0].shape == (1, 32)
     with pytest.raises(GeoAlignError, match='ResNet gives no dense map'): encode_image(clip, x)
 
 

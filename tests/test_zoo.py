@@ -437,7 +437,7 @@ def test_nothing_is_skipped_without_a_word(tmp_path, spoil, words):
 
 def test_wrong_architecture(tmp_path):
     path = save(random_clip(RN).state_dict(), tmp_path/'rn.pt')
-    for config in (CONFIG, architecture('geoalign-tiny')):
+    for config in (CONFIG, architecture('vit-tiny')):
         with pytest.raises(GeoAlignError, match='rn.pt does not fit this architecture'): zoo.load(path, config=config)
 
 

@@ -123,6 +123,8 @@ def stage_objective(settings: StageSettings, stage: int, gather: bool = False) -
 # %% ../../nbs/40_engine.ipynb #f8487fae
 def set_patch_dropout(model: GeoAlignCLIP, share: float):
     "Leave out a random share of the patches in training mode; 0 switches it off"
+    if share and isinstance(getattr(model.clip.visual, 'trunk', None), torch.nn.Module):
+        raise GeoAlignError('patch_dropout needs an image tower of open_clip; set it to 0.')
     dropout = open_clip.transformer.PatchDropout(share) if share else torch.nn.Identity()
     model.clip.visual.patch_dropout = dropout
 

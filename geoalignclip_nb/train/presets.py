@@ -260,6 +260,8 @@ class Preset(CheckedSettings):
         'of matrix products; auto: the faster one on this device', choices=PRECISIONS))
     compile: bool = setting(False, Rule('compile the blocks of both towers (slow start)'))
     checkpoint_steps: int = setting(50, Rule('steps between checkpoints', least=1))
+    freeze: list[str] = setting([], Rule(
+        'towers whose pretrained trunk is not trained, only its head', choices=('image', 'text')))
     report: list[str] = setting([], Rule('loggers beside log.jsonl and log.csv', choices=REPORTS))
     workers: int = setting(0, Rule(
         'workers that prepare batches: 1 is a thread, more are processes; '

@@ -46,8 +46,7 @@ def load_init_checkpoint(init: str) -> InitCheckpoint | None:
     return InitCheckpoint(checkpoint.model, checkpoint.progress.vocabulary.known)
 
 # %% ../../nbs/42_two_stages.ipynb #9f8e4042
-def start_model(preset: Preset, checkpoint: InitCheckpoint | None = None) -> GeoAlignCLIP:
-    "The model before its first step; weights that cannot be loaded raise `GeoAlignError`"
+def _start_weights(preset: Preset, checkpoint: InitCheckpoint | None) -> GeoAlignCLIP:
     checkpoint = checkpoint or load_init_checkpoint(preset.init)
     if checkpoint or not preset.init:
         model = GeoAlignCLIP.create(preset.model, seed=preset.seed)
@@ -55,6 +54,10 @@ def start_model(preset: Preset, checkpoint: InitCheckpoint | None = None) -> Geo
         return model
     arch = dict(arch=preset.model) if Path(preset.init).is_file() else {}
     return GeoAlignCLIP.from_pretrained(preset.init, **arch)
+
+def start_model(preset: Preset, checkpoint: InitCheckpoint | None = None) -> GeoAlignCLIP:
+    "The model before its first step, with frozen trunks; weights that cannot be loaded raise `GeoAlignError`"
+    return _start_weights(preset, checkpoint).freeze(preset.freeze)
 
 # %% ../../nbs/42_two_stages.ipynb #475a0454
 def start_training(preset: Preset) -> tuple[GeoAlignCLIP, Vocabulary]:

@@ -103,7 +103,7 @@ def step_ratio(loader) -> dict:
     from geoalignclip_nb.model import GeoAlignCLIP
     from geoalignclip_nb.train import engine, presets
     stage2 = presets.load_preset('ablation').stage2
-    model = GeoAlignCLIP.create('geoalign-tiny')
+    model = GeoAlignCLIP.create('vit-tiny')
     optimizer, objective = engine.make_optimizer(model, stage2), engine.stage_objective(stage2, 2)
     steps, batches = [], []
     for e in range(3):

@@ -186,7 +186,7 @@ def our_step(model, batch, objective, precision='bf16') -> dict:
 def gradients(model) -> dict: return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def check_equal(objective, arch='geoalign-tiny', n=3, size=64, seed=1) -> dict:
+def check_equal(objective, arch='vit-tiny', n=3, size=64, seed=1) -> dict:
     "Largest differences of losses and gradients between the forms, in fp32; stops where a loss differs by more than 1e-4 or a gradient by more than 0.1 %"
     from geoalignclip_nb.model import GeoAlignCLIP
     model = GeoAlignCLIP.create(arch).train()
