@@ -79,6 +79,7 @@ def _settings_json(settings: TransferSettings) -> dict:
     "Settings as a result file holds them"
     return json.loads(json.dumps(asdict(settings)))
 
+# %% ../../nbs/56a_holdouts.ipynb #a2200248
 def kept_row(
     path: Path,
     settings: TransferSettings,
@@ -199,6 +200,7 @@ def _label(name: str) -> str:
     *place, metric = name.split('/')
     return f'{" ".join(p for p in place if p not in ("native", "names"))}: {LABELS[metric]}'
 
+# %% ../../nbs/56a_holdouts.ipynb #c65728cf
 def transfer_table(
     rows: list[dict],  # results
     metrics: tuple[str, ...] = SHOWN,  # last parts of the metrics' names

@@ -192,7 +192,7 @@ def model_maps(
     inner: tuple[float, float, float, float] = (0, 0, 1, 1),  # see `phrase_maps`
 ) -> Maps:
     "The maps of a model for phrases of some kinds"
-    with torch.no_grad(): text = model.encode_text([p.text for phrases in kinds.values() for p in phrases])
+    text = Embedder(model).texts([p.text for phrases in kinds.values() for p in phrases])
     return lambda images, total: phrase_maps(model, images, text, inner)
 
 # %% ../../nbs/56_transfer.ipynb #b87052d7
