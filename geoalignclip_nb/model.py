@@ -45,6 +45,7 @@ class GeoAlignCLIP(nn.Module):
         self.log_scale_rpa = nn.Parameter(clip.logit_scale.detach().clone().float())
         self.log_scale_hna = nn.Parameter(clip.logit_scale.detach().clone().float())
         self.known_tokens = None  # bool (vocabulary,): tokens with a vector of their own; None: all of them
+        self.presence = None  # content of presence.json: calibration of "found" and "not found"
         self.weights_read = False  # True where the weights come from a file, not from a seed
         self.warned = set()  # words that a warning has named already; clear it to be told again
 
@@ -259,6 +260,14 @@ def _expand_tokens(model: GeoAlignCLIP, state: dict[str, torch.Tensor], source: 
     return rest | {'clip.token_embedding.weight': table}
 
 # %% ../nbs/13_model.ipynb #1b23070d
+def _read_presence(folder: Path) -> dict[str, object] | None:
+    "Content of the folder's presence.json; None where the model is not calibrated"
+    path = folder/'presence.json'
+    if not path.is_file(): return None
+    try: return json.loads(path.read_text(encoding='utf-8'))
+    except ValueError:
+        raise GeoAlignError(f'presence.json of {folder.name} is damaged; run `geoalign calibrate` again.') from None
+
 def load_folder(folder, name: str = '', cls: type = GeoAlignCLIP) -> GeoAlignCLIP:
     "A model from a folder that `save_pretrained` wrote"
     folder = Path(folder)
@@ -272,6 +281,7 @@ def load_folder(folder, name: str = '', cls: type = GeoAlignCLIP) -> GeoAlignCLI
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     load_strictly(model, _expand_tokens(model, state, folder.name), folder.name)
     model.weights_read = True
+    model.presence = _read_presence(folder)
     return model.eval()
 
 # %% ../nbs/13_model.ipynb #01158953
