@@ -96,13 +96,18 @@ def vector_evidence(
     close.scatter_(1, cosines(text, bank).topk(len(bank) // _CLOSE).indices, True)
     return evidence(crop(maps), cosines(F.normalize(vector.float(), dim=-1), words)[0], close)
 
-def image_evidence(model: nn.Module, image, phrases: list[str]) -> np.ndarray:  # (P,4)
-    "`evidence` of phrases in one image (path, PIL image or array)"
+def image_evidence(
+    model: nn.Module,
+    image,  # path, PIL image or array
+    phrases: list[str] | torch.Tensor,  # or their unit vectors (P,D)
+) -> np.ndarray:  # (P,4)
+    "`evidence` of phrases in one image"
     image, frame = load_image(image), frame_of(model)
     def crop(maps): return crop_to_image(maps, frame.frame(*image.size), frame.size)
     with frozen_eval(model), torch.no_grad():
         images = frame(image)[None].to(next(model.parameters()).device)
-        return vector_evidence(model, images, model.encode_text(phrases), crop).cpu().numpy()
+        text = phrases if isinstance(phrases, torch.Tensor) else model.encode_text(phrases)
+        return vector_evidence(model, images, text, crop).cpu().numpy()
 
 # %% ../nbs/14b_presence.ipynb #69416640
 @dataclass
