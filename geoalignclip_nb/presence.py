@@ -26,15 +26,20 @@ from .ground import cosines, crop_to_image, frame_of, frozen_eval, ground
 from .vision import encode_image, load_image
 
 # %% ../nbs/14b_presence.ipynb #b29ff1d0
-_NAMES = """airport; runway; airplane; helicopter; hangar; harbor; ship; sailboat; ferry; container port; bridge; dam; canal; river; lake; pond; sea;
-beach; island; wetland; forest; meadow; farmland; orchard; vineyard; greenhouse; desert; sand dune; mountain; cliff; glacier; snow field; bare soil;
-quarry; open-pit mine; landfill; oil tank; refinery; factory; chimney; cooling tower; power plant; wind turbine; solar panel; transmission tower;
-water tower; reservoir; swimming pool; fountain; stadium; running track; soccer field; tennis court; basketball court; baseball field; golf course;
-playground; park; garden; cemetery; church; mosque; castle; school; hospital; shopping center; office building; skyscraper; apartment block; house;
-villa; shed; barn; tent; parking lot; street; highway; overpass; roundabout; crossroads; tunnel; railway; train; station; bus; car; truck; van;
-tractor; motorcycle; bicycle; crane; construction site; shipping container; fence; wall; roof; shadow; tree; bush; lawn; footpath; zebra crossing;
-cloud; smoke; lighthouse; pier; breakwater; fish farm; salt pond; lock gate; ruins; amusement park; zoo; observatory; radio telescope; airship;
-submarine; person; crowd; animal; background"""
+_NAMES = """airport; runway; airplane; helicopter; hangar; harbor; ship; sailboat; ferry;
+container port; bridge; dam; canal; river; lake; pond; sea; beach; island; wetland; forest;
+meadow; farmland; orchard; vineyard; greenhouse; desert; sand dune; mountain; cliff; glacier;
+snow field; bare soil; quarry; open-pit mine; landfill; oil tank; refinery; factory; chimney;
+cooling tower; power plant; wind turbine; solar panel; transmission tower; water tower;
+reservoir; swimming pool; fountain; stadium; running track; soccer field; tennis court;
+basketball court; baseball field; golf course; playground; park; garden; cemetery; church;
+mosque; castle; school; hospital; shopping center; office building; skyscraper; apartment block;
+house; villa; shed; barn; tent; parking lot; street; highway; overpass; roundabout; crossroads;
+tunnel; railway; train; station; bus; car; truck; van; tractor; motorcycle; bicycle; crane;
+construction site; shipping container; fence; wall; roof; shadow; tree; bush; lawn; footpath;
+zebra crossing; cloud; smoke; lighthouse; pier; breakwater; fish farm; salt pond; lock gate;
+ruins; amusement park; zoo; observatory; radio telescope; airship; submarine; person; crowd;
+animal; background"""
 BANK = tuple(_NAMES.replace('\n', ' ').split('; '))  # names of things, grounds and places in aerial images
 
 _bank_cache = weakref.WeakKeyDictionary()
@@ -123,7 +128,7 @@ class Scorer:
         return 1 / (1 + np.exp(-(standard @ np.array(self.weight) + self.bias)))
 
 def fit_scorer(features: np.ndarray, present: np.ndarray) -> Scorer:
-    "Fit to (N,4) comparisons and (N,) bool; present and absent phrases count equally. One class alone raises `GeoAlignError`"
+    "Fit to comparisons (N,4) and bool (N,); present and absent count equally, and one alone raises `GeoAlignError`"
     from sklearn.linear_model import LogisticRegression
     present = np.asarray(present, bool)
     if present.all() or not present.any():

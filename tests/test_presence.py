@@ -22,8 +22,15 @@ ANYTHING = Scorer([0.] * 4, [1.] * 4, [1.] * 4, 0.)
 def noise(width=96, height=64, seed=0): return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
 
 
+@pytest.fixture(scope='module')
+def untouched(): return GeoAlignCLIP.create('geoalign-tiny')
+
+
 @pytest.fixture
-def model(): return GeoAlignCLIP.create('geoalign-tiny')
+def model(untouched):
+    "One model for all tests; a calibration is taken away after each"
+    yield untouched
+    untouched.presence = None
 
 
 def calibrated(model, **thresholds):
@@ -80,7 +87,8 @@ def test_one_pass_gives_the_vectors_of_the_model(model):
     with torch.no_grad(): np.testing.assert_allclose(image_evidence(model, noise(64, 64), model.encode_text(words)), found, atol=1e-5)
 
 
-def test_the_bank_is_encoded_again_when_weights_change(model):
+def test_the_bank_is_encoded_again_when_weights_change():
+    model = GeoAlignCLIP.create('geoalign-tiny')
     before = bank_vectors(model)
     assert bank_vectors(model) is before
     with torch.no_grad():
@@ -155,7 +163,7 @@ def test_the_scorer_is_a_logistic_regression():
     scorer = fit_scorer(features, present)
     scores = scorer(features)
     assert scorer.weight[0] > 5 * max(map(abs, scorer.weight[1:])) and ((0 < scores) & (scores < 1)).all()
-    assert .3 < scores.mean() < .6, 'both kinds count equally'
+    assert (scores[present] > .5).mean() == pytest.approx((scores[~present] < .5).mean(), abs=.06), 'both kinds count equally'
     np.testing.assert_allclose(fit_scorer(features * 10 + 3, present)(features * 10 + 3), scores, atol=1e-3)
     with pytest.raises(GeoAlignError, match='some of both'): fit_scorer(features, present & False)
 
@@ -174,7 +182,7 @@ def test_found_and_not_found(model):
     assert r._repr_markdown_().count('not found') == 1
 
 
-@pytest.mark.parametrize('method', ['similarity', 'contrast', 'gradcam', 'legrad'])
+@pytest.mark.parametrize('method', ['similarity', 'contrast', 'gradcam'])
 def test_presence_does_not_depend_on_the_method(model, method):
     calibrated(model)
     assert [p.score for p in ground(model, noise(), ['road', 'boat'], method=method).presence] == pytest.approx([p.score for p in presence(model, noise(), ['road', 'boat'])], abs=1e-5)

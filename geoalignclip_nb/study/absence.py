@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'FAR', 'SOURCES', 'Pair', 'labelled_pairs', 'scene_pairs', 'labelled_images', 'PairTable', 'collect',
-           'separation', 'separations', 'split_rates', 'coverage_report', 'CalibrationSettings', 'calibrate',
-           'write_calibration']
+           'separation', 'separations', 'split_rates', 'coverage_report', 'comparison_report', 'CalibrationSettings',
+           'calibrate', 'write_calibration']
 
 # %% ../../nbs/60b_absence.ipynb #87a036cc
 import datetime
 import json
+import math
 import platform
 import time
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +25,7 @@ from torch import nn
 from ..core import GeoAlignError, Sample, check_choice, data_dir, sha256_of, stable_hash, write_beside
 from ..data.sources import coco_boxes
 from ..ground import frame_of
-from ..presence import (POOLED, Calibration, Scorer, fit_scorer, group_thresholds,
+from ..presence import (EVIDENCE, POOLED, Calibration, fit_scorer, group_thresholds,
                                       image_evidence)
 from ..scenes import absent_phrases, make_scenes
 
@@ -44,9 +46,11 @@ CLASSES = dict(  # set -> class of the file -> its name, then its kin
         'tractor': ('tractor',),
         'truck': ('truck', 'lorry', 'vehicle'),
         'van': ('van', 'vehicle')})
-_FAR = """aircraft carrier; submarine; offshore oil platform; lighthouse; iceberg; glacier; volcanic crater; coral reef; cooling tower; wind turbine;
-pyramid; rice terrace; ski slope; windmill; castle; roller coaster; ferris wheel; hot air balloon; rocket launch pad; radio telescope; sand dune;
-waterfall; dam; water park; open-pit mine; salt pond; fish farm; vineyard; drawbridge; amusement park; shipwreck; mangrove forest; atoll; canal lock;
+_FAR = """aircraft carrier; submarine; offshore oil platform; lighthouse; iceberg; glacier;
+volcanic crater; coral reef; cooling tower; wind turbine; pyramid; rice terrace; ski slope;
+windmill; castle; roller coaster; ferris wheel; hot air balloon; rocket launch pad;
+radio telescope; sand dune; waterfall; dam; water park; open-pit mine; salt pond; fish farm;
+vineyard; drawbridge; amusement park; shipwreck; mangrove forest; atoll; canal lock;
 cruise ship; container ship; golf course; nuclear power plant; lava flow; snow field"""
 FAR = tuple(_FAR.replace('\n', ' ').split('; '))
 
@@ -75,7 +79,8 @@ _SCENE_SIZE = 256  # pixels
 def scene_pairs(sample: Sample) -> list[Pair]:
     "Up to four phrases that are in a procedural scene and three that are not"
     there = [Pair(sample.id, 'scenes', phrase, 'name', True) for phrase in sample.phrases[:4]]
-    return there + [Pair(sample.id, 'scenes', phrase, 'name', False) for phrase in dict.fromkeys(absent_phrases(sample, 3))]
+    absent = dict.fromkeys(absent_phrases(sample, 3))
+    return there + [Pair(sample.id, 'scenes', phrase, 'name', False) for phrase in absent]
 
 def labelled_images(source: str, root, part: str, limit: int) -> list[tuple[Sample, list[Pair]]]:
     "At most `limit` images of one part of a set, in an order that a hash of their name fixes"
@@ -121,9 +126,12 @@ def separation(
     from sklearn.metrics import roc_auc_score
     present = np.asarray(present, bool)
     if present.all() or not present.any(): return {}
-    limit = np.quantile(scores[present], 1 - recall, method='lower')
+    kept = math.ceil(recall * present.sum() - 1e-9)
+    limit = np.sort(scores[present])[-kept]
     return dict(auroc=float(roc_auc_score(present, scores)), false_alarms=float((scores[~present] >= limit).mean()),
                 n_present=int(present.sum()), n_absent=int((~present).sum()))
+
+_FEW = 5  # a phrase with fewer images of one kind has no AUROC of its own
 
 def separations(table: PairTable, scores: np.ndarray) -> dict[str, dict[str, float | int]]:
     "`separation` of names: pooled, per set, macro over phrases, and of names from far nouns"
@@ -135,8 +143,11 @@ def separations(table: PairTable, scores: np.ndarray) -> dict[str, dict[str, flo
         found[str(one)] = separation(scores[rows], present[rows])
     far = (names & present & (source != 'scenes')) | (kind == 'far')
     found['far'] = separation(scores[far], present[far])
-    each = [separation(scores[rows], present[rows]) for rows in (names & (phrase == word) for word in np.unique(phrase[names]))]
-    each = [one['auroc'] for one in each if one and min(one['n_present'], one['n_absent']) >= 5]
+    each = []
+    for word in np.unique(phrase[names]):
+        rows = names & (phrase == word)
+        one = separation(scores[rows], present[rows])
+        if one and min(one['n_present'], one['n_absent']) >= _FEW: each.append(one['auroc'])
     if each: found['macro'] = dict(auroc=float(np.mean(each)), n_phrases=len(each))
     return {name: one for name, one in found.items() if one}
 
@@ -154,28 +165,50 @@ def split_rates(table: PairTable, scores: np.ndarray, alpha: float, rng: np.rand
     chosen = first & present
     thresholds = group_thresholds(scores[chosen], table.column('phrase')[chosen].tolist(), alpha)
     kept, pooled = _kept(table, scores, thresholds), scores >= thresholds[POOLED].value
-    there, kin = ~first & present, ~first & (kind == 'kin')
+    there = ~first & present
+    kin = there & (kind == 'kin')
     rates = dict(coverage=kept[there].mean(), coverage_pooled=pooled[there].mean())
-    absent = {'name': 'absent_found', 'far': 'far_found'}
-    for name, rows in {label: ~first & ~present & (kind == word) for word, label in absent.items()}.items():
+    for word, name in dict(name='absent_found', far='far_found').items():
+        rows = ~first & ~present & (kind == word)
         if rows.any(): rates[name] = kept[rows].mean()
     if kin.any(): rates['kin_lost'] = (~kept[kin]).mean()
-    lost = {str(word): (~kept[kin & (table.column('phrase') == word)]).tolist() for word in np.unique(table.column('phrase')[kin])}
+    phrase, lost = table.column('phrase'), {}
+    for word in np.unique(phrase[kin]): lost[str(word)] = (~kept[kin & (phrase == word)]).tolist()
     return dict(rates={name: float(value) for name, value in rates.items()}, kin=lost)
 
-def coverage_report(table: PairTable, scores: np.ndarray, alpha: float = .1, *, splits: int = 20, seed: int = 0) -> dict[str, object]:
-    "Mean, standard deviation and range of `split_rates` over random splits, and per kin word the share that is called absent"
+def _spread(values: list[float]) -> dict[str, float]:
+    "Mean, standard deviation and range"
+    return dict(mean=float(np.mean(values)), std=float(np.std(values)), low=min(values), high=max(values))
+
+def coverage_report(
+    table: PairTable, scores: np.ndarray,  # N pairs and their scores (N,)
+    alpha: float = .1,
+    *, splits: int = 20, seed: int = 0,
+) -> dict[str, object]:  # shares 0 to 1
+    "Spread of `split_rates` over random splits, and per kin word the share that is called absent"
     rng = np.random.default_rng(seed)
     found = [split_rates(table, scores, alpha, rng) for _ in range(splits)]
     report, kin = {}, {}
     for name in found[0]['rates']:
-        values = np.array([one['rates'][name] for one in found if name in one['rates']])
-        report[name] = dict(mean=float(values.mean()), std=float(values.std()), low=float(values.min()), high=float(values.max()))
+        report[name] = _spread([one['rates'][name] for one in found if name in one['rates']])
     for one in found:
         for word, lost in one['kin'].items(): kin.setdefault(word, []).extend(lost)
-    return report | dict(splits=splits, kin={word: dict(called_absent=float(np.mean(lost)), n=len(lost)) for word, lost in kin.items()})
+    kin = {word: dict(called_absent=float(np.mean(lost)), n=len(lost)) for word, lost in kin.items()}
+    return report | dict(splits=splits, kin=kin)
 
 # %% ../../nbs/60b_absence.ipynb #50a9032b
+def comparison_report(fit: PairTable, report: PairTable) -> dict[str, dict[str, float]]:
+    "AUROC of names in `report`: of each comparison `alone`, and of a scorer fitted on `fit` `without` it"
+    names = report.column('kind') == 'name'
+    present, found = report.column('present')[names], {}
+    for i, comparison in enumerate(EVIDENCE):
+        others = [j for j in range(len(EVIDENCE)) if j != i]
+        scores = fit_scorer(fit.features[:, others], fit.column('present'))(report.features[names][:, others])
+        alone, without = separation(report.features[names, i], present), separation(scores, present)
+        found[comparison] = dict(alone=alone['auroc'], without=without['auroc'])
+    return found
+
+# %% ../../nbs/60b_absence.ipynb #23da8bb1
 @dataclass(frozen=True)
 class CalibrationSettings:
     "Data and coverage of a calibration"
@@ -201,11 +234,14 @@ def calibrate(model: nn.Module, settings: CalibrationSettings = CalibrationSetti
     scores, present = scorer(val.features), val.column('present')
     thresholds = group_thresholds(scores[present], val.column('phrase')[present].tolist(), settings.alpha)
     chosen = Calibration(scorer, thresholds, settings.alpha, frame_of(model).size)
-    report = dict(separation=separations(val, scores), coverage=coverage_report(val, scores, settings.alpha, seed=settings.seed))
-    images = {str(one): len(set(val.column('image')[val.column('source') == one])) for one in np.unique(val.column('source'))}
-    return dict(task='presence', model=model.name, calibration=chosen.to_dict(), report=report, n=images, n_texts=len(val.pairs),
-                n_fit=len(fit.pairs), split='val', seed=settings.seed, limit=settings.limit, seconds=round(time.time() - start, 1),
-                versions=dict(torch=torch.__version__, python=platform.python_version()), date=datetime.date.today().isoformat())
+    coverage = coverage_report(val, scores, settings.alpha, seed=settings.seed)
+    report = dict(separation=separations(val, scores), coverage=coverage, comparisons=comparison_report(fit, val))
+    images = Counter(source for source, _ in {(pair.source, pair.image) for pair in val.pairs})
+    versions = dict(torch=torch.__version__, python=platform.python_version())
+    counts = dict(n=dict(sorted(images.items())), n_texts=len(val.pairs), n_fit=len(fit.pairs))
+    settled = dict(split='val', seed=settings.seed, limit=settings.limit, versions=versions)
+    return dict(task='presence', model=model.name, calibration=chosen.to_dict(), report=report, **counts, **settled,
+                seconds=round(time.time() - start, 1), date=datetime.date.today().isoformat())
 
 def write_calibration(result: dict[str, object], out) -> Path:
     "Write to a JSON file, or as presence.json into a model's folder, with the hash of the weights there"
@@ -214,5 +250,6 @@ def write_calibration(result: dict[str, object], out) -> Path:
     if path.suffix != '.json': raise GeoAlignError(f'{path} is neither a folder nor a .json file; give one of them.')
     weights = path.parent/'model.safetensors'
     if weights.is_file(): result['checkpoint'] = sha256_of(weights)
-    with write_beside(path) as file: file.write_text(json.dumps(result, indent=1, allow_nan=False) + '\n', encoding='utf-8')
+    text = json.dumps(result, indent=1, allow_nan=False) + '\n'
+    with write_beside(path) as file: file.write_text(text, encoding='utf-8')
     return path
