@@ -165,12 +165,13 @@ def group_thresholds(
     alpha: float = .1,
     group_size: int = GROUP_SIZE,
 ) -> dict[str, Threshold]:  # phrase, or POOLED -> Threshold
-    "One threshold per phrase with at least `group_size` examples, and the pooled one"
+    "One threshold per phrase with at least `group_size` examples, and one for all other phrases"
     scores, keys = np.asarray(scores, float), np.array([p.lower() for p in phrases])
-    found = {POOLED: Threshold(conformal_threshold(scores, alpha), len(scores))}
-    for key, count in Counter(keys.tolist()).items():
-        if count >= group_size: found[key] = Threshold(conformal_threshold(scores[keys == key], alpha), count)
-    return found
+    large = [key for key, count in Counter(keys.tolist()).items() if count >= group_size]
+    groups = {key: scores[keys == key] for key in large}
+    rest = scores[~np.isin(keys, large)]
+    groups[POOLED] = rest if len(rest) >= group_size else scores
+    return {key: Threshold(conformal_threshold(group, alpha), len(group)) for key, group in groups.items()}
 
 # %% ../nbs/14b_presence.ipynb #91e9e20f
 @dataclass

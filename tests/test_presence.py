@@ -153,6 +153,8 @@ def test_groups_have_thresholds_of_their_own():
     found = group_thresholds(scores, ['Car'] * 500 + ['boat'] * 500 + ['van'] * 20)
     assert set(found) == {POOLED, 'car', 'boat'} and (found['car'].n, found[POOLED].n) == (500, 1020)
     assert found['car'].value > found[POOLED].value > rng.normal(-3) and found['boat'].value < found['car'].value
+    more = group_thresholds(np.concatenate([scores, np.full(40, 7.)]), ['car'] * 500 + ['boat'] * 500 + ['van'] * 20 + ['bus'] * 40)
+    assert more[POOLED] == Threshold(conformal_threshold(np.concatenate([scores[1000:], np.full(40, 7.)])), 60), 'the phrases without a threshold of their own'
     assert group_thresholds(scores, ['van'] * 1020, group_size=2000).keys() == {POOLED}
 
 

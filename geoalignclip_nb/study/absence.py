@@ -25,8 +25,8 @@ from torch import nn
 from ..core import GeoAlignError, Sample, check_choice, data_dir, sha256_of, stable_hash, write_beside
 from ..data.sources import coco_boxes
 from ..ground import frame_of
-from ..presence import (EVIDENCE, POOLED, Calibration, fit_scorer, group_thresholds,
-                                      image_evidence)
+from ..presence import (EVIDENCE, POOLED, Calibration, conformal_threshold,
+                                      fit_scorer, group_thresholds, image_evidence)
 from ..scenes import absent_phrases, make_scenes
 
 # %% ../../nbs/60b_absence.ipynb #7659ed66
@@ -164,7 +164,7 @@ def split_rates(table: PairTable, scores: np.ndarray, alpha: float, rng: np.rand
     first = np.isin(ids, order[:len(order) // 2])
     chosen = first & present
     thresholds = group_thresholds(scores[chosen], table.column('phrase')[chosen].tolist(), alpha)
-    kept, pooled = _kept(table, scores, thresholds), scores >= thresholds[POOLED].value
+    kept, pooled = _kept(table, scores, thresholds), scores >= conformal_threshold(scores[chosen], alpha)
     there = ~first & present
     kin = there & (kind == 'kin')
     rates = dict(coverage=kept[there].mean(), coverage_pooled=pooled[there].mean())
@@ -230,6 +230,7 @@ def calibrate(model: nn.Module, settings: CalibrationSettings = CalibrationSetti
     "Fit, calibrate and report; the result is the content of presence.json"
     start = time.time()
     fit, val = (_tables(model, settings, part) for part in ('train', 'val'))
+    fit = fit[fit.column('kind') == 'name']
     scorer = fit_scorer(fit.features, fit.column('present'))
     scores, present = scorer(val.features), val.column('present')
     thresholds = group_thresholds(scores[present], val.column('phrase')[present].tolist(), settings.alpha)
