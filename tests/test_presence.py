@@ -281,10 +281,10 @@ def test_coverage_is_counted_on_images_that_gave_no_threshold():
 
 def test_calibrate_a_random_model(model, tmp_path):
     "Any model can be calibrated; scores that know nothing have the promised coverage and no separation"
-    result = calibrate(model, CalibrationSettings(sources=('scenes',), limit=24))
+    result = calibrate(model, CalibrationSettings(sources=('scenes',), limit=10))
     json.dumps(result, allow_nan=False)
-    assert result['n'] == dict(scenes=24) and .2 < result['report']['separation']['pooled']['auroc'] < .85
-    assert result['report']['coverage']['coverage']['mean'] == pytest.approx(.9, abs=.08)
+    assert result['n'] == dict(scenes=10) and .2 < result['report']['separation']['pooled']['auroc'] < .85
+    assert result['report']['coverage']['coverage']['mean'] == pytest.approx(.9, abs=.1)
     model.presence = json.loads(write_calibration(result, tmp_path/'a.json').read_text())
     assert presence(model, noise(), 'road')[0].found in (True, False)
 
