@@ -42,6 +42,7 @@ ruins; amusement park; zoo; observatory; radio telescope; airship; submarine; pe
 animal; background"""
 BANK = tuple(_NAMES.replace('\n', ' ').split('; '))  # names of things, grounds and places in aerial images
 
+# %% ../nbs/14b_presence.ipynb #ecd3a884
 _bank_cache = weakref.WeakKeyDictionary()
 
 def bank_vectors(model: nn.Module) -> torch.Tensor:  # (B,D)
@@ -57,7 +58,7 @@ def bank_vectors(model: nn.Module) -> torch.Tensor:  # (B,D)
     _bank_cache[model] = state, vectors
     return vectors
 
-# %% ../nbs/14b_presence.ipynb #44d90807
+# %% ../nbs/14b_presence.ipynb #0336f273
 EVIDENCE = 'peak', 'margin', 'contrast', 'image'
 _TOP = 64  # the peak level is the mean of one cell in 64, at least one
 _TINY = 1e-6  # of cosines; keeps a constant map finite
@@ -66,6 +67,7 @@ def _standard(values: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     "Values (P,) in standard deviations of `others` (B,) above their mean"
     return (values - others.mean()) / (others.std(correction=0) + _TINY)
 
+# %% ../nbs/14b_presence.ipynb #e652fc35
 def evidence(
     maps: torch.Tensor,  # (P+B,h,w) cosines of the phrases, then of the bank
     image: torch.Tensor,  # (P+B,) cosines with the image vector
@@ -82,7 +84,7 @@ def evidence(
     peak, whole = _standard(level[:count], level[count:]), _standard(image[:count], image[count:])
     return torch.stack([peak, margin, contrast, whole], 1)
 
-# %% ../nbs/14b_presence.ipynb #af6eb340
+# %% ../nbs/14b_presence.ipynb #44bcdccd
 _CLOSE = 10  # one name in ten of the bank does not compete with a phrase
 
 def vector_evidence(
@@ -101,6 +103,7 @@ def vector_evidence(
     close.scatter_(1, cosines(text, bank).topk(len(bank) // _CLOSE).indices, True)
     return evidence(crop(maps), cosines(F.normalize(vector.float(), dim=-1), words)[0], close)
 
+# %% ../nbs/14b_presence.ipynb #83f2b625
 def image_evidence(
     model: nn.Module,
     image,  # path, PIL image or array
@@ -114,7 +117,7 @@ def image_evidence(
         text = phrases if isinstance(phrases, torch.Tensor) else model.encode_text(phrases)
         return vector_evidence(model, images, text, crop).cpu().numpy()
 
-# %% ../nbs/14b_presence.ipynb #69416640
+# %% ../nbs/14b_presence.ipynb #7bd214b9
 @dataclass
 class Scorer:
     "Logistic regression on standardized `evidence`"
@@ -127,6 +130,7 @@ class Scorer:
         standard = (np.asarray(features, float) - self.mean) / self.scale
         return 1 / (1 + np.exp(-(standard @ np.array(self.weight) + self.bias)))
 
+# %% ../nbs/14b_presence.ipynb #2f4265ed
 def fit_scorer(features: np.ndarray, present: np.ndarray) -> Scorer:
     "Fit to comparisons (N,4) and bool (N,); present and absent count equally, and one alone raises `GeoAlignError`"
     from sklearn.linear_model import LogisticRegression
@@ -137,7 +141,7 @@ def fit_scorer(features: np.ndarray, present: np.ndarray) -> Scorer:
     found = LogisticRegression(class_weight='balanced').fit((features - mean) / scale, present)
     return Scorer(mean.tolist(), scale.tolist(), found.coef_[0].tolist(), float(found.intercept_[0]))
 
-# %% ../nbs/14b_presence.ipynb #5924be24
+# %% ../nbs/14b_presence.ipynb #5c17164d
 def conformal_threshold(
     scores: np.ndarray,  # (n,) of present phrases
     alpha: float = .1,  # share of present phrases that may be lost
@@ -151,7 +155,7 @@ def conformal_threshold(
         raise GeoAlignError(f'{len(scores)} present phrases are too few for alpha {alpha:g}; give at least {need}.')
     return float(scores[-kept])
 
-# %% ../nbs/14b_presence.ipynb #2846afc6
+# %% ../nbs/14b_presence.ipynb #797a71aa
 GROUP_SIZE = 50  # present examples that a phrase needs for a threshold of its own
 POOLED = ''  # key of the threshold of all other phrases
 
@@ -173,7 +177,7 @@ def group_thresholds(
     groups[POOLED] = rest if len(rest) >= group_size else scores
     return {key: Threshold(conformal_threshold(group, alpha), len(group)) for key, group in groups.items()}
 
-# %% ../nbs/14b_presence.ipynb #91e9e20f
+# %% ../nbs/14b_presence.ipynb #7a9bfa95
 @dataclass
 class Calibration:
     "What a model needs to call a phrase found or not found"
@@ -189,6 +193,7 @@ class Calibration:
 
     def to_dict(self) -> dict[str, object]: return asdict(self)
 
+# %% ../nbs/14b_presence.ipynb #6aeba51f
 def calibration_of(
     model: nn.Module,
     size: int,  # of the frame that is used, pixels
@@ -204,7 +209,7 @@ def calibration_of(
         raise GeoAlignError(f'presence.json of {model.name} is damaged; run `geoalign calibrate` again.') from None
     return found if (found.size, found.bank) == (size, stable_hash(';'.join(BANK))) else None
 
-# %% ../nbs/14b_presence.ipynb #8afc3fe9
+# %% ../nbs/14b_presence.ipynb #38fb42ee
 @dataclass
 class Presence:
     "Is a phrase in the image?"
@@ -215,6 +220,7 @@ class Presence:
     coverage: float | None = None  # a present phrase is found with at least this probability
     n: int = 0  # present phrases that the threshold was taken from
 
+# %% ../nbs/14b_presence.ipynb #c0c3b2a9
 def judge(
     model: nn.Module,
     images: torch.Tensor,  # (1,3,S,S)
@@ -231,6 +237,7 @@ def judge(
         told.append(Presence(phrase, score, value, score >= value, 1 - calibration.alpha, n))
     return told
 
+# %% ../nbs/14b_presence.ipynb #0a441c51
 def presence(model: nn.Module, image, phrases: list[str] | str) -> list[Presence]:
     "Is each phrase in the image (path, PIL image or array)?"
     return ground(model, image, phrases).presence

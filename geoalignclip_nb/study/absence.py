@@ -25,7 +25,7 @@ from torch import nn
 from ..core import GeoAlignError, Sample, check_choice, data_dir, sha256_of, stable_hash, write_beside
 from ..data.sources import coco_boxes
 from ..ground import frame_of
-from ..presence import (EVIDENCE, POOLED, Calibration, conformal_threshold,
+from ..presence import (EVIDENCE, POOLED, Calibration, Threshold, conformal_threshold,
                                       fit_scorer, group_thresholds, image_evidence)
 from ..scenes import absent_phrases, make_scenes
 
@@ -54,6 +54,7 @@ vineyard; drawbridge; amusement park; shipwreck; mangrove forest; atoll; canal l
 cruise ship; container ship; golf course; nuclear power plant; lava flow; snow field"""
 FAR = tuple(_FAR.replace('\n', ' ').split('; '))
 
+# %% ../../nbs/60b_absence.ipynb #7aac2eb7
 class Pair(NamedTuple):
     "A phrase asked of an image"
     image: str  # id
@@ -62,6 +63,7 @@ class Pair(NamedTuple):
     kind: str  # 'name' of a class, 'kin' of a present class, or 'far'
     present: bool
 
+# %% ../../nbs/60b_absence.ipynb #fe7e9133
 def labelled_pairs(sample: Sample) -> list[Pair]:
     "Names, kin and far nouns of an image of RSOD or VEDAI"
     seen, pairs = {r.category for r in sample.regions}, []
@@ -71,7 +73,7 @@ def labelled_pairs(sample: Sample) -> list[Pair]:
     pairs += [Pair(sample.id, sample.source, word, 'far', False) for word in FAR]
     return list(dict.fromkeys(pairs))  # "vehicle" is kin of three classes
 
-# %% ../../nbs/60b_absence.ipynb #612af367
+# %% ../../nbs/60b_absence.ipynb #93064b88
 SOURCES = 'rsod', 'vedai', 'scenes'
 _SCENE_SEEDS = dict(train=600_000, val=700_000)  # far from the seeds of training
 _SCENE_SIZE = 256  # pixels
@@ -82,6 +84,7 @@ def scene_pairs(sample: Sample) -> list[Pair]:
     absent = dict.fromkeys(absent_phrases(sample, 3))
     return there + [Pair(sample.id, 'scenes', phrase, 'name', False) for phrase in absent]
 
+# %% ../../nbs/60b_absence.ipynb #5a6f6b1e
 def labelled_images(source: str, root, part: str, limit: int) -> list[tuple[Sample, list[Pair]]]:
     "At most `limit` images of one part of a set, in an order that a hash of their name fixes"
     check_choice('Set', source, SOURCES)
@@ -91,7 +94,7 @@ def labelled_images(source: str, root, part: str, limit: int) -> list[tuple[Samp
     samples = sorted(samples, key=lambda s: stable_hash(s.id))[:limit]
     return [(s, labelled_pairs(s)) for s in samples]
 
-# %% ../../nbs/60b_absence.ipynb #8ac2455c
+# %% ../../nbs/60b_absence.ipynb #705ae5b4
 @dataclass
 class PairTable:
     "Pairs and their comparisons, see `presence.EVIDENCE`"
@@ -107,6 +110,7 @@ class PairTable:
         index = np.arange(len(self.pairs))[rows]
         return PairTable([self.pairs[i] for i in index], self.features[index])
 
+# %% ../../nbs/60b_absence.ipynb #bd5de323
 def collect(model: nn.Module, images: list[tuple[Sample, list[Pair]]]) -> PairTable:
     "Comparisons of every pair; one pass per image"
     words = dict.fromkeys(pair.phrase for _, pairs in images for pair in pairs)
@@ -117,7 +121,7 @@ def collect(model: nn.Module, images: list[tuple[Sample, list[Pair]]]) -> PairTa
         everything += pairs
     return PairTable(everything, np.concatenate(rows))
 
-# %% ../../nbs/60b_absence.ipynb #5a6f6b1e
+# %% ../../nbs/60b_absence.ipynb #3c2dcfb0
 def separation(
     scores: np.ndarray, present: np.ndarray,  # (N,) and (N,) bool
     recall: float = .8,
@@ -131,6 +135,7 @@ def separation(
     return dict(auroc=float(roc_auc_score(present, scores)), false_alarms=float((scores[~present] >= limit).mean()),
                 n_present=int(present.sum()), n_absent=int((~present).sum()))
 
+# %% ../../nbs/60b_absence.ipynb #20e32cca
 _FEW = 5  # a phrase with fewer images of one kind has no AUROC of its own
 
 def separations(table: PairTable, scores: np.ndarray) -> dict[str, dict[str, float | int]]:
@@ -151,12 +156,13 @@ def separations(table: PairTable, scores: np.ndarray) -> dict[str, dict[str, flo
     if each: found['macro'] = dict(auroc=float(np.mean(each)), n_phrases=len(each))
     return {name: one for name, one in found.items() if one}
 
-# %% ../../nbs/60b_absence.ipynb #705ae5b4
+# %% ../../nbs/60b_absence.ipynb #7cb55b8b
 def _kept(table: PairTable, scores: np.ndarray, thresholds: dict) -> np.ndarray:
     "Is each pair found (N,)?"
     limits = [thresholds.get(pair.phrase.lower(), thresholds[POOLED]).value for pair in table.pairs]
     return scores >= np.array(limits)
 
+# %% ../../nbs/60b_absence.ipynb #2b475507
 def split_rates(table: PairTable, scores: np.ndarray, alpha: float, rng: np.random.Generator) -> dict[str, object]:
     "One random division of the images into calibration and report: shares (0 to 1) of the report half"
     ids, present, kind = table.column('image'), table.column('present'), table.column('kind')
@@ -176,6 +182,7 @@ def split_rates(table: PairTable, scores: np.ndarray, alpha: float, rng: np.rand
     for word in np.unique(phrase[kin]): lost[str(word)] = (~kept[kin & (phrase == word)]).tolist()
     return dict(rates={name: float(value) for name, value in rates.items()}, kin=lost)
 
+# %% ../../nbs/60b_absence.ipynb #b4e3b3c8
 def _spread(values: list[float]) -> dict[str, float]:
     "Mean, standard deviation and range"
     return dict(mean=float(np.mean(values)), std=float(np.std(values)), low=min(values), high=max(values))
@@ -196,7 +203,7 @@ def coverage_report(
     kin = {word: dict(called_absent=float(np.mean(lost)), n=len(lost)) for word, lost in kin.items()}
     return report | dict(splits=splits, kin=kin)
 
-# %% ../../nbs/60b_absence.ipynb #50a9032b
+# %% ../../nbs/60b_absence.ipynb #c2733893
 def comparison_report(fit: PairTable, report: PairTable) -> dict[str, dict[str, float]]:
     "AUROC of names in `report`: of each comparison `alone`, and of a scorer fitted on `fit` `without` it"
     names = report.column('kind') == 'name'
@@ -208,7 +215,7 @@ def comparison_report(fit: PairTable, report: PairTable) -> dict[str, dict[str, 
         found[comparison] = dict(alone=alone['auroc'], without=without['auroc'])
     return found
 
-# %% ../../nbs/60b_absence.ipynb #23da8bb1
+# %% ../../nbs/60b_absence.ipynb #5b6ef5c1
 @dataclass(frozen=True)
 class CalibrationSettings:
     "Data and coverage of a calibration"
@@ -218,6 +225,7 @@ class CalibrationSettings:
     limit: int = 300  # images of each part of each set
     seed: int = 0  # of the 20 splits
 
+# %% ../../nbs/60b_absence.ipynb #182c4d61
 def _tables(model: nn.Module, settings: CalibrationSettings, part: str) -> PairTable:
     "Pairs of one part of all sets"
     images = []
@@ -226,6 +234,7 @@ def _tables(model: nn.Module, settings: CalibrationSettings, part: str) -> PairT
         images += labelled_images(source, root, part, settings.limit)
     return collect(model, images)
 
+# %% ../../nbs/60b_absence.ipynb #dff4445f
 def calibrate(model: nn.Module, settings: CalibrationSettings = CalibrationSettings()) -> dict[str, object]:
     "Fit, calibrate and report; the result is the content of presence.json"
     start = time.time()
@@ -244,6 +253,7 @@ def calibrate(model: nn.Module, settings: CalibrationSettings = CalibrationSetti
     return dict(task='presence', model=model.name, calibration=chosen.to_dict(), report=report, **counts, **settled,
                 seconds=round(time.time() - start, 1), date=datetime.date.today().isoformat())
 
+# %% ../../nbs/60b_absence.ipynb #091d9709
 def write_calibration(result: dict[str, object], out) -> Path:
     "Write to a JSON file, or as presence.json into a model's folder, with the hash of the weights there"
     path, result = Path(out), dict(result)
