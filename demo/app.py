@@ -177,9 +177,10 @@ def draw_boxes(image, boxes):
     return image
 
 
-def heat_picture(shown: dict, index: int, opacity: float, common: bool):
-    "One phrase's heat over the picture, with the boxes"
+def heat_picture(shown: dict, index: int, opacity: float, common: bool, show_absent: bool = False):
+    "One phrase's heat over the picture, with the boxes; no heat where the phrase is not found"
     from geoalignclip_nb.viz import overlay
+    if shown['found'][index] is False and not show_absent: return draw_boxes(shown['image'], shown['boxes'])
     low, high = scale_of(shown, common, index)
     return draw_boxes(overlay(shown['image'], shown['maps'][index], low, high, cmap='magma', opacity=opacity), shown['boxes'])
 
@@ -193,11 +194,20 @@ def colour_bar(shown: dict, common: bool) -> str:
     return f'<div class="bar"><div style="background:linear-gradient(90deg, {stops})"></div><p><span>{ends[0]}</span><span>{ends[1]}</span><span>{ends[2]}</span></p></div>'
 
 
-def render(shown: dict, opacity: float, common: bool, picked: str) -> tuple:
+def caption(shown: dict, index: int) -> str:
+    "The phrase, the range of its map, and whether it was found"
+    phrase, heat, told = shown['phrases'][index], shown['maps'][index], shown['presence']
+    text = f'{phrase}  ·  {heat.min():.3f} … {heat.max():.3f}'
+    if shown['found'][index] is None: return text
+    numbers = f'presence {told[index].score:.2f}, threshold {told[index].threshold:.2f}'
+    return f'{text}  ·  {numbers}' if shown['found'][index] else f'{phrase}  ·  not found ({numbers})'
+
+
+def render(shown: dict, opacity: float, common: bool, picked: str, show_absent: bool = False) -> tuple:
     "(gallery, colour bar, slider) from raw maps; no model is run"
     if not shown: return gr.skip(), gr.skip(), gr.skip()
-    pictures = [heat_picture(shown, i, opacity, common) for i in range(len(shown['phrases']))]
-    captions = [f'{p}  ·  {m.min():.3f} … {m.max():.3f}' for p, m in zip(shown['phrases'], shown['maps'])]
+    pictures = [heat_picture(shown, i, opacity, common, show_absent) for i in range(len(shown['phrases']))]
+    captions = [caption(shown, i) for i in range(len(shown['phrases']))]
     index = shown['phrases'].index(picked) if picked in shown['phrases'] else 0
     return list(zip(pictures, captions)), colour_bar(shown, common), (shown['image'], pictures[index])
 
@@ -213,13 +223,27 @@ def score_table(scores, boxes, phrases: list, size: tuple) -> dict:
     return dict(headers=headers, data=rows)
 
 
+def column_names(shown: dict) -> list:
+    "Phrases as heads of columns, with a note where one is not found"
+    return [f'{phrase} (not found)' if found is False else phrase for phrase, found in zip(shown['phrases'], shown['found'])]
+
+
 def describe(shown: dict, model: str, weights: str, notes: list) -> str:
     "What was computed, by what, and what it is not"
     lows, highs = [float(m.min()) for m in shown['maps']], [float(m.max()) for m in shown['maps']]
     grid = ' × '.join(str(v) for v in shown['maps'].shape[:0:-1])
     state = {'trained': 'trained weights', 'random': '**random weights: the heat means nothing**'}.get(weights, 'weights of unknown state')
     said = f'**{html.escape(model)}** · {state} · {grid} patches · {shown["says"]} {min(lows):.3f} … {max(highs):.3f}  \nHeat says how well places fit a phrase; it is not detection.'
-    return said + ''.join(f'  \n⚠ {html.escape(n)}' for n in notes)
+    return said + presence_sentence(shown) + ''.join(f'  \n⚠ {html.escape(n)}' for n in notes)
+
+
+def presence_sentence(shown: dict) -> str:
+    "The phrases that are not found, and the coverage of the thresholds; '' for a model without calibration"
+    known = [told for told in shown['presence'] if told.found is not None]
+    if not known: return ''
+    absent = [told.phrase for told in known if not told.found]
+    coverage = f'at least {known[0].coverage:.0%} of present phrases are found on images like those of the calibration'
+    return f'  \n**Not found: {html.escape(", ".join(absent))}** ({coverage}).' if absent else f'  \nAll phrases found ({coverage}).'
 
 
 # ---- handlers -----------------------------------------------------------------------------------------------------------------
@@ -243,14 +267,14 @@ def prepare(result, image) -> dict:
     maps = np.nan_to_num(np.asarray(result.maps, dtype=np.float32))
     low, high = result.scale
     boxes = np.zeros((0, 4)) if result.boxes is None else np.asarray(result.boxes, dtype=float).reshape(-1, 4)
-    return dict(image=shrink(image, SHOWN), maps=maps, phrases=list(result.phrases), boxes=boxes, kind=result.kind, says=result.says(),
+    return dict(image=shrink(image, SHOWN), maps=maps, phrases=list(result.phrases), found=result.found, presence=list(result.presence), boxes=boxes, kind=result.kind, says=result.says(),
                 scale=(float(low), float(high) if high > low else float(low) + 1e-6))
 
 
 def make_handlers(grounder) -> tuple:
     "(ground, open a file, make an upload visible): the handlers that work"
     @spoken
-    def on_ground(scene, phrases, method, model, opacity, common, typed, opened, progress=gr.Progress(track_tqdm=True)):
+    def on_ground(scene, phrases, method, model, opacity, common, typed, opened, show_absent=False, progress=gr.Progress(track_tqdm=True)):
         if scene is None: raise GeoAlignError('There is no picture; drop one on the left or choose an example.')
         phrases = parse_phrases(phrases)
         if len(phrases) > PHRASES: raise GeoAlignError(f'There are {len(phrases)} phrases, more than {PHRASES}; remove some.')
@@ -262,8 +286,9 @@ def make_handlers(grounder) -> tuple:
         notes = list(dict.fromkeys([*result.warnings, *(public(w.message) for w in heard if w.category is UserWarning)]))
         if dropped: notes.append(f'{dropped} box{"es were" if dropped > 1 else " was"} left out: thinner than {adapters.SMALLEST} pixels, outside the picture, or twice the same.')
         shown = prepare(result, image)
-        gallery, bar, slider = render(shown, opacity, common, phrases[0])
+        gallery, bar, slider = render(shown, opacity, common, phrases[0], show_absent)
         table = score_table(np.asarray(result.scores), shown['boxes'], shown['phrases'], image.size) if len(boxes) else dict(headers=['#', 'box (px)', 'best match', *phrases], data=[])
+        table['headers'][3:] = column_names(shown)
         hint = ('Raw cosines of each box (RoIAlign on the patch map) with each phrase; ★ marks the best phrase of a box.' if len(boxes) else
                 'No box was drawn. Draw one on the scene and press **Ground** to compare it with the phrases.')
         return (gallery, bar, gr.Dropdown(choices=shown['phrases'], value=shown['phrases'][0], interactive=True), slider, table, hint,
@@ -345,6 +370,7 @@ def build_demo(
                     method = gr.Radio(list(METHODS), value='contrast', label='Method', info='How heat is computed: contrast points best, similarity is the raw cosine. Scores of boxes are always cosines.')
                     opacity = gr.Slider(0, 1, .55, step=.05, label='Opacity of the heat')
                     common = gr.Checkbox(True, label='One scale for all phrases', info='Off: each phrase on its own range, which makes an absent object look found.')
+                    show_absent = gr.Checkbox(False, label='Heat of phrases that are not found', info='Off: the picture stays plain where a phrase is not found.')
                     typed = gr.Textbox('', label='Boxes as numbers', lines=2, placeholder='x1, y1, x2, y2 in pixels of the picture, one box per line', elem_id='typed')
             with gr.Column(scale=6, min_width=400):
                 with gr.Tabs():
@@ -370,13 +396,13 @@ def build_demo(
                 return adapters.scene_value(e['path'], e['boxes']), '\n'.join(e['phrases']), None, ''
             strip.select(on_example, None, [scene, phrases, opened, typed], show_progress='hidden', **private)
 
-        inputs = [scene, phrases, method, model, opacity, common, typed, opened]
+        inputs = [scene, phrases, method, model, opacity, common, typed, opened, show_absent]
         outputs = [gallery, bar, picker, slider, table, hint, about, record, shown]
         gr.on([button.click, phrases.submit], on_ground, inputs, outputs, api_name='ground', show_progress_on=[gallery, slider, table], **model_events)
         redraw = spoken(render)
-        for event in (opacity.release, common.change):
-            event(redraw, [shown, opacity, common, picker], [gallery, bar, slider], show_progress='hidden', trigger_mode='always_last', **private)
-        picker.input(spoken(lambda *a: render(*a)[2]), [shown, opacity, common, picker], slider, show_progress='hidden', **private)
+        for event in (opacity.release, common.change, show_absent.change):
+            event(redraw, [shown, opacity, common, picker, show_absent], [gallery, bar, slider], show_progress='hidden', trigger_mode='always_last', **private)
+        picker.input(spoken(lambda *a: render(*a)[2]), [shown, opacity, common, picker, show_absent], slider, show_progress='hidden', **private)
         upload.upload(on_open, upload, [scene, opened], **private, **model_events)
         # An event that may leave the scene alone must not have it as output: an update, even an empty one, clears the annotator.
         scene.upload(on_upload, scene, [unseen, opened], show_progress='hidden', **private)

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['NEUTRAL', 'SLOPE_SCALE', 'METHODS', 'RESULTS', 'frozen_eval', 'cosines', 'similarity', 'contrast', 'ImageToCosines',
            'last_norm', 'to_grid', 'cam_layer', 'gradcam', 'visible_attention', 'block_inputs', 'legrad', 'Method',
-           'crop_to_image', 'GroundResult', 'peak', 'measured_scale', 'ground']
+           'crop_to_image', 'GroundResult', 'peak', 'measured_scale', 'frame_of', 'ground']
 
 # %% ../nbs/14_grounding.ipynb #e6f7a139
 import copy
 import json
 import math
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -256,6 +258,7 @@ class GroundResult:
     unit: float = 1.  # raw value of relevance 1
     size: int = 0  # side of the frame, pixels
     warnings: list[str] = field(default_factory=list)  # sentences for the person who looks
+    presence: list[object] = field(default_factory=list)  # `presence.Presence` per phrase, or empty
 
 # %% ../nbs/14_grounding.ipynb #fd687df7
 def peak(heat: np.ndarray) -> tuple[float, float]:  # (x, y) in fractions of the image
@@ -292,7 +295,7 @@ def _checked(phrases: list[str] | str, boxes, method: str) -> tuple[list[str], n
         raise GeoAlignError('A box is not four numbers; give x1, y1, x2, y2 in fractions of the image.') from None
 
 # %% ../nbs/14_grounding.ipynb #50501c2a
-def _frame(model: nn.Module, size: int | None) -> Preprocess:
+def frame_of(model: nn.Module, size: int | None = None) -> Preprocess:
     "A copy of the model's `Preprocess` at `size`, else at the configuration's `ground_size`, else at its own"
     if size is not None and (not isinstance(size, int) or not 1 <= size <= 2048):
         raise GeoAlignError(f'A size of {size!r} is not possible; give a multiple of the patch, at most 2048.')
@@ -329,26 +332,34 @@ def ground(
 ) -> GroundResult:
     "Where is each phrase in the image, and how well does it fit each box? A larger `size` gives more cells."
     if getattr(model, 'family', '') == 'lvlm': model.dense()  # refuses in its own sentence
+    from geoalignclip_nb.presence import judge  # imports this page
     phrases, boxes = _checked(phrases, boxes, method)
-    image, frame, how = load_image(image), _frame(model, size), METHODS[method]
+    image, frame, how = load_image(image), frame_of(model, size), METHODS[method]
     rows = frame.to_frame(() if boxes is None else boxes, *image.size)
+    def crop(maps): return crop_to_image(maps, frame.frame(*image.size), frame.size)
     with _one_at_a_time, torch.inference_mode(False), frozen_eval(model):
         images = frame(image)[None].to(next(model.parameters()).device)
         with torch.no_grad(): text = model.encode_text(phrases)
-        maps = crop_to_image(how.maps(model, images, text), frame.frame(*image.size), frame.size)
+        maps = crop(how.maps(model, images, text))
         scores = _region_scores(model, images, rows, text)
+        present = judge(model, images, phrases, text, crop=crop)
     maps, unit, told = _finish(maps.float().cpu().numpy(), how, phrases)
     if frame.mode == 'shortest' and image.width != image.height:
         told.append('The model saw only the middle square of this image; use mode squash or longest to see all of it.')
     if scale is None: scale = measured_scale(model, how.scale) if how.scale else (0., 1.)
     return GroundResult(maps, scores, boxes, phrases, how.kind, method, getattr(model, 'name', ''), image,
-                        scale=tuple(scale), unit=unit, size=frame.size, warnings=told)
+                        scale=tuple(scale), unit=unit, size=frame.size, warnings=told, presence=present)
 
 # %% ../nbs/14_grounding.ipynb #29648ca0
 @patch
 def says(self: GroundResult) -> str:
     "Words for the numbers of the maps"
     return METHODS[self.method].says or f'{self.method} relevance (1 = {self.unit:.2g})'
+
+@patch(as_prop=True)
+def found(self: GroundResult) -> list[bool | None]:
+    "Is each phrase in the image? None where the model has no calibration"
+    return [told.found for told in self.presence] or [None] * len(self.phrases)
 
 @patch
 def label(self: GroundResult) -> str:
@@ -357,28 +368,51 @@ def label(self: GroundResult) -> str:
     return f'{self.says()}\nscale {low:.2f} to {high:.2f}, maps {self.maps.min():.2f} to {self.maps.max():.2f}'
 
 # %% ../nbs/14_grounding.ipynb #8bd0b5dd
+def _without_heat(ax: Axes, image, phrase: str):
+    "Show the plain image in a panel, without the cross of the peak, under the title 'not found'"
+    ax.images[0].set_data(np.asarray(image))
+    for line in list(ax.lines): line.remove()
+    ax.title.set_text(f'{textwrap.shorten(phrase, 48, placeholder="…")} · not found')
+
 @patch
-def show(self: GroundResult, ncols: int = 4, boxes: list[list] | None = None, fig: Figure | None = None):
-    "All maps over the image on one stated scale; `boxes`: per phrase a list of boxes in fractions to draw"
+def show(
+    self: GroundResult,
+    ncols: int = 4,
+    boxes: list[list] | None = None,  # per phrase a list of boxes in fractions to draw
+    fig: Figure | None = None,
+    *, show_absent: bool = False,  # draw the heat of a phrase that is not found
+):
+    "All maps over the image on one stated scale; a phrase that is not found gets the image without heat"
     small = self.image.copy()
     small.thumbnail((1200, 1200))  # an image of 100 megapixels need not be colored whole
     marks = [peak(heat) for heat in self.maps]
-    return show_heat(small, self.maps, self.phrases, *self.scale, ncols=ncols, label=self.label(), boxes=boxes, marks=marks, fig=fig)
+    axes = show_heat(small, self.maps, self.phrases, *self.scale, ncols=ncols, label=self.label(), boxes=boxes, marks=marks, fig=fig)
+    absent = [i for i, found in enumerate(self.found) if found is False and not show_absent]
+    for i in absent: _without_heat(axes[i], small, self.phrases[i])
+    return axes
 
 # %% ../nbs/14_grounding.ipynb #3a0a4679
 def _six_digits(value: float) -> float: return float(f'{float(value):.6g}')
 
 @patch
-def save_png(self: GroundResult, path, dpi: int = 120):
+def save_png(self: GroundResult, path, dpi: int = 120, *, show_absent: bool = False):
     "Write what `show` draws; the file is whole or not there"
     fig = Figure()
-    self.show(fig=fig)
+    self.show(fig=fig, show_absent=show_absent)
     with write_beside(path) as file: fig.savefig(file, format='png', dpi=dpi)
 
 # %% ../nbs/14_grounding.ipynb #6f4f7f04
+def _presence_dict(r: GroundResult) -> dict[str, object]:
+    "Per phrase `found`, `presence` (score) and `threshold`, and the coverage of the thresholds; None where the model has no calibration"
+    known = [told for told in r.presence if told.score is not None]
+    if not known: return dict.fromkeys(('found', 'presence', 'threshold'), [None] * len(r.phrases)) | dict(coverage=None)
+    scores = [_six_digits(told.score) for told in known]
+    thresholds = [_six_digits(told.threshold) for told in known]
+    return dict(found=r.found, presence=scores, threshold=thresholds, coverage=_six_digits(known[0].coverage))
+
 @patch
 def to_dict(self: GroundResult) -> dict[str, object]:
-    "Plain numbers for JSON; boxes and peaks in pixels of the original image"
+    "Plain numbers for JSON; boxes and peaks in pixels of the original image."
     w, h = self.image.size
     maps = []
     for phrase, heat in zip(self.phrases, self.maps):
@@ -386,7 +420,7 @@ def to_dict(self: GroundResult) -> dict[str, object]:
         low, high = _six_digits(heat.min()), _six_digits(heat.max())
         maps.append(dict(phrase=phrase, peak=[_six_digits(x * w), _six_digits(y * h)], minimum=low, maximum=high))
     boxes = to_pixels(() if self.boxes is None else self.boxes, w, h)
-    return dict(phrases=list(self.phrases), boxes=[list(map(_six_digits, box)) for box in boxes],
+    return _presence_dict(self) | dict(phrases=list(self.phrases), boxes=[list(map(_six_digits, box)) for box in boxes],
                 scores=[list(map(_six_digits, row)) for row in self.scores], kind=self.kind, method=self.method,
                 model=self.model, width=w, height=h, unit=_six_digits(self.unit), warnings=list(self.warnings), maps=maps)
 
@@ -409,9 +443,10 @@ def _score_rows(r: GroundResult) -> list[str]:
 @patch
 def _repr_markdown_(self: GroundResult) -> str:
     rows = []
-    for m in self.to_dict()['maps']:
+    for m, found in zip(self.to_dict()['maps'], self.found):
         x, y = m['peak']
-        rows.append([m['phrase'][:80].replace('|', ' '), f"{m['maximum']:.3f}", f'{x:g}, {y:g}'])
+        at = 'not found' if found is False else f'{x:g}, {y:g}'
+        rows.append([m['phrase'][:80].replace('|', ' '), f"{m['maximum']:.3f}", at])
     tables = ['', *_table(['phrase', 'peak', 'at x, y'], rows)]
     if len(self.scores): tables += ['', *_score_rows(self)]
     head = f'**{self.method}** ({self.kind}) by {self.model}, {self.size} px'

@@ -55,6 +55,7 @@ class GeoAlignCLIP(nn.Module):
         self.log_scale_rpa = nn.Parameter(clip.logit_scale.detach().clone().float())
         self.log_scale_hna = nn.Parameter(clip.logit_scale.detach().clone().float())
         self.known_tokens = None  # bool (vocabulary,): tokens with a vector of their own; None: all of them
+        self.presence = None  # content of presence.json: calibration of "found" and "not found"
         self.weights_read = False  # True where the weights come from a file, not from a seed
         self.warned = set()  # words that a warning has named already; clear it to be told again
 
@@ -307,6 +308,14 @@ def read_tokenizer(
         raise GeoAlignError(f'{TOKENIZER_FILE} is missing in folder {file.parent.name}; copy or download it again.') from None
     return WordPieceTokenizer(content, config['clip']['text_cfg'].get('context_length', 77))
 
+def _read_presence(folder: Path) -> dict[str, object] | None:
+    "Content of the folder's presence.json; None where the model is not calibrated"
+    path = folder/'presence.json'
+    if not path.is_file(): return None
+    try: return json.loads(path.read_text(encoding='utf-8'))
+    except ValueError:
+        raise GeoAlignError(f'presence.json of {folder.name} is damaged; run `geoalign calibrate` again.') from None
+
 # %% ../nbs/13_model.ipynb #bc7ede34
 def load_folder(folder, name: str = '', cls: type = GeoAlignCLIP) -> GeoAlignCLIP:
     "A model from a folder that `save_pretrained` wrote"
@@ -323,6 +332,7 @@ def load_folder(folder, name: str = '', cls: type = GeoAlignCLIP) -> GeoAlignCLI
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     load_strictly(model, _expand_tokens(model, state, folder.name), folder.name)
     model.weights_read = True
+    model.presence = _read_presence(folder)
     return model.eval()
 
 # %% ../nbs/13_model.ipynb #01158953

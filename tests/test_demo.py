@@ -22,6 +22,7 @@ import app
 import gradio as gr
 from geoalignclip_nb.core import GeoAlignError
 from geoalignclip_nb.ground import GroundResult
+from geoalignclip_nb.presence import Presence
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
@@ -357,6 +358,42 @@ def test_models_are_kept_in_a_small_cache(monkeypatch):
     g, quiet = app.Grounder(keep=2), lambda *a, **k: None
     for name in ('a.x', 'b.x', 'a.x', 'c.x', 'a.x', 'b.x'): g.model(name, quiet)
     assert made == ['a.x', 'b.x', 'c.x', 'b.x'] and list(g.models) == ['a.x', 'b.x']
+
+
+# ---- not found ------------------------------------------------------------------------------------------------------------------
+
+def half_found(name, image, phrases, boxes, method, progress):
+    "Every second phrase is not found"
+    result, weights = Fake()(name, image, phrases, boxes, method, progress)
+    result.presence = [Presence(p, .9 - .8 * (i % 2), .4, i % 2 == 0, .9, 120) for i, p in enumerate(phrases)]
+    return result, weights
+
+
+def asked_for(pictures, **more):
+    on_ground, *_ = app.make_handlers(half_found)
+    drawn = adapters.Scene(pictures['plain'], 'plain.png', [dict(xmin=10, ymin=10, xmax=90, ymax=80)])
+    return on_ground(drawn, 'road\nzebra <b>', 'similarity', 'm', 1., True, '', None, progress=lambda *a, **k: None, **more)
+
+
+def test_a_phrase_that_is_not_found_has_no_heat(pictures):
+    plain, shown = asked_for(pictures), asked_for(pictures, show_absent=True)
+    without = np.asarray(app.draw_boxes(plain[8]['image'], plain[8]['boxes']))
+    assert (np.asarray(plain[0][1][0]) == without).all() and (np.asarray(shown[0][1][0]) != without).any()
+    assert (np.asarray(plain[0][0][0]) == np.asarray(shown[0][0][0])).all() and (np.asarray(plain[0][0][0]) != without).any(), 'a found phrase keeps its heat'
+
+
+def test_not_found_is_written_everywhere(pictures):
+    gallery, _, _, _, table, _, about, record, shown = asked_for(pictures)
+    assert 'not found (presence 0.10, threshold 0.40)' in gallery[1][1] and 'not found' not in gallery[0][1]
+    assert table['headers'][3:] == ['road', 'zebra <b> (not found)']
+    assert '**Not found: zebra &lt;b&gt;** (at least 90% of present phrases' in about
+    assert (record['found'], record['presence'], record['threshold'], record['coverage']) == ([True, False], [.9, .1], [.4, .4], .9)
+    assert app.presence_sentence(dict(presence=shown['presence'][:1])).startswith('  \nAll phrases found')
+
+
+def test_a_model_without_calibration_says_nothing_about_presence(served, pictures):
+    out = ground(served[1], scene(pictures['plain']), show_absent=True)
+    assert out['record']['found'] == [None, None] and 'ot found' not in out['about'] and 'phrases found' not in out['about'] and 'not found' not in str(out['gallery'])
 
 
 # ---- the real library -----------------------------------------------------------------------------------------------------------

@@ -472,7 +472,7 @@ def result(**change):
 def test_the_dictionary_by_hand():
     assert result(warnings=['x']).to_dict() == dict(
         phrases=['a|b' + 'c' * 90, 'road'], boxes=[[0, 0, 100, 100], [100, 50, 200, 100]], scores=[[.1, .3], [.25, .25]], kind='cosine', method='similarity', model='mine',
-        width=200, height=100, unit=1, warnings=['x'], maps=[dict(phrase='a|b' + 'c' * 90, peak=[175, 75], minimum=0, maximum=.25), dict(phrase='road', peak=[25, 25], minimum=-.5, maximum=.123457)])
+        width=200, height=100, unit=1, warnings=['x'], found=[None, None], presence=[None, None], threshold=[None, None], coverage=None, maps=[dict(phrase='a|b' + 'c' * 90, peak=[175, 75], minimum=0, maximum=.25), dict(phrase='road', peak=[25, 25], minimum=-.5, maximum=.123457)])
     assert result(boxes=None, scores=np.zeros((0, 2))).to_dict()['boxes'] == []
 
 

@@ -19,7 +19,8 @@ ARROWS = {
     'architectures': ['core', 'text'],
     'model': ['architectures', 'checkpoints', 'text', 'vision', 'regions'],
     'ledger': ['architectures', 'model'],
-    'ground': ['model', 'viz'],
+    'ground': ['model', 'viz', 'presence'],  # `ground` asks `presence.judge`, inside the function
+    'presence': ['ground', 'vision'],
     'pointing': ['ground', 'viz'],
     'checkpoints': ['architectures', 'text'],
     'zoo': ['model', 'checkpoints', 'lvlm'],
