@@ -16,7 +16,8 @@ ARROWS = {
     'losses.*': ['core', 'losses.*'],
     'data.loader': ['core', 'data.*', 'pictures', 'scenes'],  # procedural scenes are one of its sources
     'data.*': ['core', 'data.*', 'pictures'],
-    'architectures': ['core', 'text'],
+    'pyramid': ['core', 'vision'],
+    'architectures': ['core', 'text', 'pyramid'],
     'model': ['architectures', 'checkpoints', 'text', 'vision', 'regions'],
     'ledger': ['architectures', 'model'],
     'ground': ['model', 'viz', 'presence'],  # `ground` asks `presence.judge`, inside the function
