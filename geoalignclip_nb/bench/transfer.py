@@ -30,8 +30,8 @@ from .region_classification import box_rows, class_vectors, classification_resul
 from .retrieval import evaluate_retrieval
 from .runs import model_facts
 from .transfer_sets import (PHRASE_KINDS, SCALES, TRANSFER_SETS, ObjectLabels, Phrase, TransferSet,
-                                                 at_scale, phrases_of, read_window, stuff_masks, transfer_set,
-                                                 ucm_objects)
+                                                 at_scale, inner_boxes, phrases_of, read_window, stuff_masks,
+                                                 transfer_set, ucm_objects)
 from ..core import GeoAlignError, Sample, check_choice, data_dir, stable_hash
 from ..ground import cosines, crop_to_image, frozen_eval, peak
 from ..pointing import centre_map, energy_in_box, pointing_hit
@@ -207,8 +207,9 @@ def blind_maps(cells: int = 15, seed: int = 0) -> dict[str, Maps]:
 def _ask_kinds(asks: dict[str, list[Ask]], maps: np.ndarray, kinds: dict[str, list[Phrase]],
                data: TransferSet, i: int, seed: int):
     "Append the questions of every kind to one image"
-    sample, first = data.samples[i], 0
-    absent = data.absent_classes(sample)
+    sample = inner_boxes(data, data.samples[i])  # the maps span the inner part
+    absent = data.absent_classes(data.samples[i])
+    first = 0
     for kind, phrases in kinds.items():
         mine = maps[first:first + len(phrases)]
         first += len(phrases)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PHRASE_KINDS', 'RSOD_WORDS', 'VEDAI_WORDS', 'AIRBUS_WORDS', 'AIRBUS_FOILS', 'SCENE_WORDS', 'STUFF', 'SCALES',
            'BOX_WORDS', 'TRANSFER_SETS', 'Words', 'Phrase', 'TransferSet', 'phrases_of', 'scene_set', 'stuff_masks',
-           'at_scale', 'read_window', 'tile_set', 'transfer_set', 'ObjectLabels', 'ucm_objects']
+           'at_scale', 'read_window', 'inner_boxes', 'tile_set', 'transfer_set', 'ObjectLabels', 'ucm_objects']
 
 # %% ../../nbs/55a_transfer_sets.ipynb #75c21233
 from dataclasses import dataclass, field, replace
@@ -207,8 +207,8 @@ def _fine_window(sample: Sample, seed: int) -> tuple[float, float, float, float]
         category = classes[rng.integers(len(classes))]
         boxes = [r.box for r in sample.regions if r.category == category]
         x1, y1, x2, y2 = boxes[rng.integers(len(boxes))]
-        x = (x1 + x2) / 2
-        y = (y1 + y2) / 2
+        x = (x1 + x2) / 2 + (x - .5) / 4  # the box is not always in the center
+        y = (y1 + y2) / 2 + (y - .5) / 4
     left, top = np.clip([x - .25, y - .25], 0, .5).tolist()
     return left, top, left + .5, top + .5
 
@@ -270,6 +270,16 @@ def read_window(data: TransferSet, sample: Sample) -> Image.Image:
     if window is None: return image
     if window[0] < 0: return _shrink(image)
     return image.crop([round(v) for v in np.array(window) * np.tile(image.size, 2)])
+
+# %% ../../nbs/55a_transfer_sets.ipynb #da2b5773
+def inner_boxes(data: TransferSet, sample: Sample) -> Sample:
+    "The sample with its boxes in fractions of the inner part, which maps span"
+    left, top, right, bottom = data.inner
+    regions = []
+    for region in sample.regions:
+        box = (np.array(region.box) - [left, top, left, top]) / np.tile([right - left, bottom - top], 2)
+        regions.append(replace(region, box=tuple(box.tolist())))
+    return replace(sample, regions=regions)
 
 # %% ../../nbs/55a_transfer_sets.ipynb #bf0a9d52
 def tile_set(
