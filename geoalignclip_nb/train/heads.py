@@ -145,7 +145,7 @@ def box_items(sample: Sample, views: int) -> Iterator[BoxItem]:
     windows = [View(window) for window in tiles(*size)]
     for view in [*windows, *(view_of(sample, v, .25) for v in range(1, views))]:
         boxes, kept = boxes_inside(sample.regions, view, .5)
-        if kept: yield BoxItem(Item(sample, view), boxes, [sample.regions[i] for i in kept], sample.source)
+        if kept: yield BoxItem(Item(sample, view), boxes[kept], [sample.regions[i] for i in kept], sample.source)
 
 # %% ../../nbs/44a_heads.ipynb #16a42893
 @dataclass
