@@ -463,6 +463,7 @@ def freeze(self: GeoAlignCLIP, towers: list[str]) -> GeoAlignCLIP:
         trunk.requires_grad_(False).eval()
     return self
 
+# %% ../nbs/13_model.ipynb #b060332e
 @patch
 def train(self: GeoAlignCLIP, mode: bool = True) -> GeoAlignCLIP:
     "Training mode, but for frozen trunks"

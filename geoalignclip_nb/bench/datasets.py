@@ -191,6 +191,7 @@ def caption_set(
     if odd: notes.append(f'Pictures without exactly five sentences: {len(odd):,}, the first is {odd[0]}.')
     return bench_set(data, split, samples, files, skipped, notes)
 
+# %% ../../nbs/50a_datasets.ipynb #10c7febe
 def _captions(name, splits, n, where, size, terms, layout):
     return DataSet(name, 'retrieval', partial(caption_set, name), splits, 'test', n, n, where, size, terms, layout)
 
