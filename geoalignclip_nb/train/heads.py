@@ -133,7 +133,7 @@ def train_heads(t: Trainer, out: Path, quiet: bool = False):
     for step in tqdm(range(done, settings.steps), initial=done, total=settings.steps, disable=quiet, desc='heads'):
         losses = take_step(t, optimizer, step)
         finished = step + 1
-        if finished % 20 == 0: log.add(step=finished, total=losses.total, **losses.terms)
+        if finished % 20 == 0: log.add(stage=2, step=finished, total=losses.total, **losses.terms)
         if finished % settings.checkpoint_steps == 0 or finished == settings.steps:
             with write_beside(out/'heads.pt') as file: torch.save(head_state(t, optimizer, finished), file)
     _set_training(t.model, False)
