@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LONGEST_TEXT', 'TEXT_INPUTS', 'REGION_TEXTS', 'PASSED_ON', 'WHOLE', 'TOKENIZER_FILE', 'TOKEN_PARTS', 'BESIDE_CLIP',
-           'WEIGHT_FILES', 'FREEZABLE', 'GeoAlignCLIP', 'create', 'read_tokenizer', 'load_folder', 'load_open_clip',
-           'from_state_dict', 'load_file_of', 'from_pretrained', 'start_vocabulary']
+           'BUNDLED_MODELS', 'WEIGHT_FILES', 'FREEZABLE', 'GeoAlignCLIP', 'create', 'read_tokenizer', 'load_folder',
+           'load_open_clip', 'from_state_dict', 'load_file_of', 'from_pretrained', 'start_vocabulary']
 
 # %% ../nbs/13_model.ipynb #dcdc5b11
 import copy
@@ -403,17 +403,18 @@ def use_preprocess(self: GeoAlignCLIP, **settings) -> GeoAlignCLIP:
     self.preprocess = Preprocess(**self.config['preprocess'])
     return self
 
+BUNDLED_MODELS = 'geoalign-tiny', 'geoalign-lite'
 WEIGHT_FILES = '.pt', '.pth', '.bin', '.safetensors'
 
 def from_pretrained(
-    name,  # 'geoalign-tiny', 'architecture.tag', a folder, or a file
+    name,  # 'geoalign-tiny', 'geoalign-lite', 'architecture.tag', a folder, or a file
     arch: str | None = None,  # architecture of a checkpoint file
     device: str = 'cpu',
     **preprocess,  # overrides for `Preprocess`, such as size=256 or mode='longest'
 ) -> GeoAlignCLIP:
     "Load a model by name; raises `GeoAlignError` with the remedy"
     path = Path(str(name))
-    if str(name) == 'geoalign-tiny': model = load_folder(asset('geoalign-tiny'), 'geoalign-tiny')
+    if str(name) in BUNDLED_MODELS: model = load_folder(asset(str(name)), str(name))
     elif path.is_dir(): model = load_folder(path)
     elif path.is_file():
         if not arch: raise GeoAlignError(f'{path.name} is a checkpoint file; give its architecture with arch=, such as ViT-B-16-quickgelu.')

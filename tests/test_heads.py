@@ -253,3 +253,23 @@ def test_a_wrong_setting_is_told_in_one_sentence(call, told):
 def test_nothing_to_train_on_is_told(tmp_path):
     with pytest.raises(GeoAlignError, match='name no image'):
         open_trainer(HeadSettings(captions=[], boxes=[]), small_frozen_model(), tmp_path, quiet=True)
+
+
+LITE = pytest.mark.skipif(not (ROOT/'nbs'/'assets'/'geoalign-lite').is_dir(), reason='only a checkout holds geoalign-lite')
+
+
+@LITE
+def test_geoalign_lite_reads_real_words_and_finds_things_in_a_scene():
+    import numpy as np
+    from geoalignclip_nb.ground import ground, peak
+    from geoalignclip_nb.model import GeoAlignCLIP
+    from geoalignclip_nb.scenes import make_scene
+    model = GeoAlignCLIP.from_pretrained('geoalign-lite')
+    assert sum(p.numel() for p in model.parameters()) <= 31e6 and model.unknown_words(['helipad xqzzt']) == ['xqzzt']
+    hits = []
+    for seed in range(4):
+        scene = make_scene('airport apron', seed=seed, size=256)
+        x, y = peak(ground(model, scene.image, ['airplane']).maps[0])
+        planes = [r.box for r in scene.regions if r.category == 'plane']
+        hits.append(any(b[0] <= x <= b[2] and b[1] <= y <= b[3] for b in planes))
+    assert np.mean(hits) >= .75

@@ -157,14 +157,19 @@ def region_vectors(dense: Tensor, drawn: list[Drawn]) -> Tensor:  # (K,D), unit 
     vectors = roi_align(dense, torch.tensor(rows), (1, 1), 1., -1, True)[:, :, 0, 0]
     return nn.functional.normalize(vectors, dim=-1)
 
-# %% ../../nbs/44c_head_losses.ipynb #0a5db9fb
+# %% ../../nbs/44c_head_losses.ipynb #b5b04afe
+def _allowed(phrases: Sequence[str], settings: HeadSettings) -> list[str]:
+    "The phrases that hold none of the words that are left out"
+    return [phrase for phrase in phrases if not holds(phrase, settings.without_words)]
+
 def name_term(t: Trainer, vectors: Tensor, drawn: list[Drawn], rng: random.Random) -> Tensor:
     "Regions against the names of all classes and negative nouns"
     rows = [k for k, d in enumerate(drawn) if d.region.category in t.concepts.classes]
     classes = sorted({name for names in t.boxes.classes.values() for name in names})
     if not rows: return vectors.sum() * 0
-    nouns = [t.concepts.nouns[n].phrases for n in negative_nouns(classes, t.concepts)]
-    names = _phrases([t.concepts.classes[c].phrases for c in classes] + nouns, t, rng)
+    nouns = [_allowed(t.concepts.nouns[n].phrases, t.settings) for n in negative_nouns(classes, t.concepts)]
+    own_names = [_allowed(t.concepts.classes[c].phrases, t.settings) or [c] for c in classes]
+    names = _phrases(own_names + [phrases for phrases in nouns if phrases], t, rng)
     target = torch.zeros(len(rows), len(names))
     for row, k in enumerate(rows):
         own = drawn[k].region.category

@@ -123,6 +123,27 @@ def restore(t: Trainer, optimizer: torch.optim.Optimizer, file: Path) -> int:  #
     optimizer.load_state_dict(state['optimizer'])
     return state['step']
 
+# %% ../../nbs/44d_heads.ipynb #44a159f1
+def _save_checkpoint(t: Trainer, optimizer: torch.optim.Optimizer, step: int, out: Path):
+    "Write the text vectors, then the state that continues with them"
+    t.texts.save(out/'texts.pt')
+    with write_beside(out/'heads.pt') as file: torch.save(head_state(t, optimizer, step), file)
+
+def train_heads(t: Trainer, out: Path, quiet: bool = False):
+    "Take the steps that are left, with a checkpoint and a log in `out`"
+    optimizer, settings, log = optimizer_of(t), t.settings, Log(out/'log.jsonl')
+    done = restore(t, optimizer, out/'heads.pt')
+    if done: t.texts.load(out/'texts.pt')
+    log.rewrite([row for row in log.read() if row['step'] <= done])
+    for p in [*t.heads(), *t.scales()]: p.requires_grad_(True)
+    for step in tqdm(range(done, settings.steps), initial=done, total=settings.steps, disable=quiet, desc='heads'):
+        losses = take_step(t, optimizer, step)
+        finished = step + 1
+        if finished % 20 == 0: log.add(stage=2, step=finished, total=losses.total, **losses.terms)
+        due = finished % settings.checkpoint_steps == 0 or finished == settings.steps
+        if due: _save_checkpoint(t, optimizer, finished, out)
+    _set_training(t.model, False)
+
 # %% ../../nbs/44d_heads.ipynb #a589b378
 def train_heads(t: Trainer, out: Path, quiet: bool = False):
     "Take the steps that are left, with a checkpoint and a log in `out`"
