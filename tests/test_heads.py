@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from geoalignclip_nb.core import GeoAlignError, Region, Sample
+from geoalignclip_nb.core import GeoAlignError, Region, Sample, assets_dir
 from geoalignclip_nb.data.concepts import ClassWords, is_true_of, load_concepts, same_class
 from geoalignclip_nb.data.loader import View
 from geoalignclip_nb.losses.places import cells_inside
@@ -255,15 +255,12 @@ def test_nothing_to_train_on_is_told(tmp_path):
         open_trainer(HeadSettings(captions=[], boxes=[]), small_frozen_model(), tmp_path, quiet=True)
 
 
-LITE = pytest.mark.skipif(not (ROOT/'nbs'/'assets'/'geoalign-lite').is_dir(), reason='only a checkout holds geoalign-lite')
+LITE = pytest.mark.skipif(not (assets_dir()/'geoalign-lite').is_dir(), reason='only a checkout holds geoalign-lite')
 
 
 @LITE
 def test_geoalign_lite_reads_real_words_and_finds_things_in_a_scene():
-    import numpy as np
     from geoalignclip_nb.ground import ground, peak
-    from geoalignclip_nb.model import GeoAlignCLIP
-    from geoalignclip_nb.scenes import make_scene
     model = GeoAlignCLIP.from_pretrained('geoalign-lite')
     assert sum(p.numel() for p in model.parameters()) <= 31e6 and model.unknown_words(['helipad xqzzt']) == ['xqzzt']
     hits = []
