@@ -270,3 +270,10 @@ def test_geoalign_lite_reads_real_words_and_finds_things_in_a_scene():
         planes = [r.box for r in scene.regions if r.category == 'plane']
         hits.append(any(b[0] <= x <= b[2] and b[1] <= y <= b[3] for b in planes))
     assert np.mean(hits) >= .75
+
+
+def test_the_log_of_a_run_can_be_read_again(cache, tmp_path):
+    from geoalignclip_nb.train.run_folder import Log
+    run(dataclasses.replace(SMALL, steps=1), tmp_path/'run', cache)
+    rows = Log(tmp_path/'run'/'log.jsonl').read()
+    assert [(r['stage'], r['step']) for r in rows] == [(2, 1)] and rows[0]['total'] > 0

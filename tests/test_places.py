@@ -23,6 +23,13 @@ def test_the_soft_maximum_is_near_the_best_cell_for_any_number_of_cells():
         assert pooled[0].argmax() == 1
 
 
+@pytest.mark.parametrize('count', [16, 64, 1024])
+def test_an_eighth_of_equal_cells_gives_the_maximum_itself(count):
+    text, cells = torch.eye(4)[:1], -torch.eye(4)[0].expand(1, count, 4).clone()
+    cells[0, :count // 8] *= -1
+    assert pool_cells(cells, text, 20.).item() == pytest.approx(20, abs=1e-4)
+
+
 def test_a_mention_ranks_images_and_nouns():
     scores = torch.tensor([[4., 0.], [0., 4.]], requires_grad=True)
     loss = mention_loss(scores, torch.eye(2, dtype=torch.bool))
@@ -60,6 +67,8 @@ def test_shapes_that_differ_are_told():
 def test_equal_names_share_the_target():
     names = torch.eye(3)
     both = name_loss(names[:1], names, torch.tensor([[.5, .5, 0.]]), 5.)
+    logits = torch.tensor([5., 0., 0.])
+    assert both.item() == pytest.approx(logits.logsumexp(0).item() - 2.5)
     assert both < name_loss(names[:1], names, torch.tensor([[0., 1., 0.]]), 5.)
 
 

@@ -508,7 +508,7 @@ PAPER = ['paper-b16', 'paper-l14', 'paper-l14-336']
 
 def test_presets_of_the_paper_are_listed_and_marked(capsys):
     from geoalignclip_nb.cli import main
-    assert zoo.list_models()[1:4] == zoo.list_models('paper-*') == PAPER
+    assert zoo.list_models()[2:5] == zoo.list_models('paper-*') == PAPER
     assert main(['models', 'paper-']) == 0 and capsys.readouterr().out.splitlines() == [f'{n}  (no published weights)' for n in PAPER]
     assert main(['models', '*tiny']) == 0 and capsys.readouterr().out == 'geoalign-tiny\n'
 

@@ -139,24 +139,10 @@ def train_heads(t: Trainer, out: Path, quiet: bool = False):
     for step in tqdm(range(done, settings.steps), initial=done, total=settings.steps, disable=quiet, desc='heads'):
         losses = take_step(t, optimizer, step)
         finished = step + 1
-        if finished % 20 == 0: log.add(stage=2, step=finished, total=losses.total, **losses.terms)
+        if finished % 20 == 0 or finished == settings.steps:
+            log.add(stage=2, step=finished, total=losses.total, **losses.terms)
         due = finished % settings.checkpoint_steps == 0 or finished == settings.steps
         if due: _save_checkpoint(t, optimizer, finished, out)
-    _set_training(t.model, False)
-
-# %% ../../nbs/44d_heads.ipynb #a589b378
-def train_heads(t: Trainer, out: Path, quiet: bool = False):
-    "Take the steps that are left, with a checkpoint and a log in `out`"
-    optimizer, settings, log = optimizer_of(t), t.settings, Log(out/'log.jsonl')
-    done = restore(t, optimizer, out/'heads.pt')
-    log.rewrite([row for row in log.read() if row['step'] <= done])
-    for p in [*t.heads(), *t.scales()]: p.requires_grad_(True)
-    for step in tqdm(range(done, settings.steps), initial=done, total=settings.steps, disable=quiet, desc='heads'):
-        losses = take_step(t, optimizer, step)
-        finished = step + 1
-        if finished % 20 == 0: log.add(stage=2, step=finished, total=losses.total, **losses.terms)
-        if finished % settings.checkpoint_steps == 0 or finished == settings.steps:
-            with write_beside(out/'heads.pt') as file: torch.save(head_state(t, optimizer, finished), file)
     _set_training(t.model, False)
 
 # %% ../../nbs/44d_heads.ipynb #8dff4827
