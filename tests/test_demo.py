@@ -160,7 +160,7 @@ def test_typed_boxes():
 def test_one_public_endpoint_with_plain_inputs(served):
     named = served[1].view_api(return_format='dict')['named_endpoints']
     assert list(named) == ['/ground']
-    assert [p['parameter_name'] for p in named['/ground']['parameters']] == ['scene', 'phrases', 'method', 'model', 'opacity', 'common', 'typed']
+    assert [p['parameter_name'] for p in named['/ground']['parameters']] == ['scene', 'phrases', 'method', 'model', 'opacity', 'common', 'typed', 'show_absent']
 
 
 def test_ground(served, pictures):

@@ -291,7 +291,7 @@ def test_the_dictionary_speaks_pixels(model, tmp_path):
     image = noise(200, 100)
     r = ground(model, image, PHRASES, boxes=[(.1, .2, .5, .6)])
     d = json.loads(json.dumps(r.to_dict(), allow_nan=False))
-    assert d['boxes'] == [[20, 20, 100, 60]] and d['kind'] == 'cosine' and d['model'] == 'geoalign-tiny' and d['phrases'] == PHRASES
+    assert d['boxes'] == [[20, 20, 100, 60]] and d['kind'] == 'cosine' and d['model'] == 'vit-tiny' and d['phrases'] == PHRASES
     for m, heat in zip(d['maps'], r.maps):
         y, x = np.unravel_index(heat.argmax(), heat.shape)
         assert m['peak'] == pytest.approx([(x + .5) * 25, (y + .5) * 12.5]) and m['maximum'] == pytest.approx(heat.max(), abs=1e-5)
