@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TIFF_MARKS', 'stretch_to_8bit', 'from_array', 'to_rgb', 'read_tiff', 'load_image', 'resize_image', 'pixel_box',
-           'crop_box']
+           'crop_box', 'image_key']
 
 # %% ../nbs/03_pictures.ipynb #75c210dc
 import io, math, struct, threading
@@ -255,3 +255,14 @@ def crop_box(
 ) -> Image.Image:  # at least one pixel
     "The original pixels of a bounding box"
     return image.crop(pixel_box(box, image.width, image.height, padding))
+
+# %% ../nbs/03_pictures.ipynb #51327d3a
+def image_key(image: Image.Image | str | Path) -> bytes:
+    "Bytes that differ between two images, for caches: pixels in memory; path, size and time of change of a file"
+    if isinstance(image, Image.Image):
+        try: return image.convert('RGB').tobytes() + f'{image.size} {image.mode}'.encode()
+        except OSError: return b'unreadable'
+    path = Path(image)
+    if not path.is_file(): return str(image).encode()
+    stat = path.stat()
+    return f'{path.resolve()} {stat.st_size} {stat.st_mtime_ns}'.encode()

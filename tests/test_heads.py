@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from geoalignclip_nb.core import GeoAlignError, Region, Sample, assets_dir
-from geoalignclip_nb.data.concepts import ClassWords, is_true_of, load_concepts, same_class
+from geoalignclip_nb.data.concepts import ClassWords, holds_word, is_true_of, load_concepts, same_class
 from geoalignclip_nb.data.loader import View
 from geoalignclip_nb.losses.places import cells_inside
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.scenes import make_scene, make_scenes
 from geoalignclip_nb.train import heads, stores
 from geoalignclip_nb.train.frozen import dense_cells, image_vectors, small_frozen_model
-from geoalignclip_nb.train.head_data import BoxItem, box_items, holds
+from geoalignclip_nb.train.head_data import BoxItem, box_items
 from geoalignclip_nb.train.head_losses import Readouts, draw_regions, head_losses, mirrored, questions
 from geoalignclip_nb.train.heads import HeadSettings, cosine_scale, fit_heads, load_head_settings, open_trainer
-from geoalignclip_nb.train.stores import FeatureStore, Item, TextStore, fill_store, item_tensor, read_image
+from geoalignclip_nb.train.stores import FeatureStore, Item, TextStore, fill_store, item_tensor, items_hash, read_image
 
 SMALL = HeadSettings(
     captions=['scenes:6*2'], boxes=['scenes:5'], size=64, box_size=64, caption_views=2, steps=4, warmup=1,
@@ -191,8 +192,8 @@ def test_left_out_words_never_reach_a_text(cache, monkeypatch):
     assert len(set(given)) > 50
     asked = [q.phrase for i in t.boxes.items for seed in range(9) for q in questions(i, t, random.Random(seed), 8)]
     boxes = [text for i in t.boxes.items for r in i.regions for text in (r.category, r.phrase, r.text, *(n for n, _ in r.negatives))]
-    assert not [text for text in asked + boxes if holds(text, words)]
-    assert not [text for text in set(given) if holds(text, words)]
+    assert not [text for text in asked + boxes if holds_word(text, words)]
+    assert not [text for text in set(given) if holds_word(text, words)]
 
 
 # Boxes
@@ -277,3 +278,28 @@ def test_the_log_of_a_run_can_be_read_again(cache, tmp_path):
     run(dataclasses.replace(SMALL, steps=1), tmp_path/'run', cache)
     rows = Log(tmp_path/'run'/'log.jsonl').read()
     assert [(r['stage'], r['step']) for r in rows] == [(2, 1)] and rows[0]['total'] > 0
+
+
+def test_other_pixels_under_the_same_name_are_not_taken_from_the_store(tmp_path):
+    model = small_frozen_model()
+    def pooled(color, folder):
+        Image.new('RGB', (64, 64), color).save(tmp_path/'a.png')
+        items = [Item(Sample(tmp_path/'a.png', 'a field', id='x/a.png'), View())]
+        where = tmp_path/folder/items_hash(items, 64, 'weights')
+        where.parent.mkdir(exist_ok=True)
+        return fill_store(FeatureStore(where, items, 64), model, precision='fp32').pooled([0])
+    pooled('green', 'stores')
+    assert torch.equal(pooled('red', 'stores'), pooled('red', 'fresh'))
+
+
+def test_a_store_without_its_arrays_is_filled_again(tmp_path):
+    model, items = small_frozen_model(), [Item(s, View()) for s in make_scenes(2, size=64)]
+    whole = fill_store(FeatureStore(tmp_path/'store', items, 64), model, precision='fp32').pooled([0, 1])
+    (tmp_path/'store'/'pooled.npy').unlink()
+    again = fill_store(FeatureStore(tmp_path/'store', items, 64), model, precision='fp32')
+    assert torch.equal(again.pooled([0, 1]), whole)
+
+
+def test_damaged_text_vectors_are_one_sentence(tmp_path):
+    (tmp_path/'texts.pt').write_bytes(b'12345')
+    with pytest.raises(GeoAlignError, match='texts.pt is not a whole checkpoint'): TextStore(small_frozen_model()).load(tmp_path/'texts.pt')

@@ -26,7 +26,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..core import GeoAlignError, Sample, choose_precision, precision_context, write_beside
-from ..pictures import crop_box, load_image
+from ..pictures import crop_box, image_key, load_image
 from ..text import encode_tokens
 from ..vision import Preprocess
 from ..zoo import published_preprocess
@@ -44,17 +44,6 @@ def weights_hash(
         digest.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
-# %% ../../nbs/50d_embeddings.ipynb #51327d3a
-def _image_key(image: Image.Image | str | Path) -> bytes:
-    "Bytes that differ between two images: pixels in memory; path, size and time of change of a file"
-    if isinstance(image, Image.Image):
-        try: return image.convert('RGB').tobytes() + f'{image.size} {image.mode}'.encode()
-        except OSError: return b'unreadable'
-    path = Path(image)
-    if not path.is_file(): return str(image).encode()
-    stat = path.stat()
-    return f'{path.resolve()} {stat.st_size} {stat.st_mtime_ns}'.encode()
-
 # %% ../../nbs/50d_embeddings.ipynb #eb10c85b
 Boxes = list[list[tuple[float, float, float, float]]]  # per sample, xyxy in fractions of the image
 
@@ -65,7 +54,7 @@ def pictures_hash(
     "Fingerprint of images in their order, and of the boxes in them"
     digest = hashlib.sha256()
     for i, s in enumerate(samples):
-        digest.update(hashlib.sha256(_image_key(s.image)).digest())
+        digest.update(hashlib.sha256(image_key(s.image)).digest())
         if boxes is not None: digest.update(np.asarray(boxes[i], dtype=np.float64).tobytes() + b'|')
     return digest.hexdigest()
 

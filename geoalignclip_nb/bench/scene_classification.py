@@ -17,7 +17,7 @@ from .embeddings import Embedder
 from .metrics import Evaluation
 from .region_classification import class_index, class_key, class_vectors, classification_result
 from ..core import GeoAlignError, Sample
-from ..data.sources import read_json, ucm
+from ..data.sources import ucm, ucm_labels
 
 # %% ../../nbs/54_scene_classification.ipynb #abdda354
 def plain_name(key: str) -> str:
@@ -68,10 +68,7 @@ def ucm_scenes(
 ) -> LabeledImages:
     "UCM-Captions with its scene classes; raises `GeoAlignError` where labels.json is missing or lacks an image"
     root = Path(root)
-    if not (root/'labels.json').is_file():
-        raise GeoAlignError(f"labels.json was not found in {root.name}; "
-                            f"put the file that names each picture's scene beside dataset.json.")
-    known, samples = read_json(root/'labels.json'), ucm(root, split)
+    known, samples = ucm_labels(root), ucm(root, split)
     missing = [s.source_image_id for s in samples if 'scene' not in known.get(s.source_image_id, {})]
     if missing:
         raise GeoAlignError(f'labels.json names no scene for {len(missing)} pictures, the first is {missing[0]}; '

@@ -29,8 +29,8 @@ from .metrics import picture_ci
 from .region_classification import box_rows, class_vectors, classification_result
 from .retrieval import evaluate_retrieval
 from .runs import model_facts
-from .transfer_sets import (PHRASE_KINDS, SCALES, TRANSFER_SETS, ObjectLabels, Phrase, TransferSet,
-                                                 at_scale, inner_boxes, phrases_of, read_window, stuff_masks,
+from .transfer_sets import (PHRASE_KINDS, SCALES, TRANSFER_SETS, ObjectLabels, SetPhrase, TransferSet,
+                                                 at_scale, inner_boxes, set_phrases, read_window, stuff_masks,
                                                  transfer_set, ucm_objects)
 from ..core import GeoAlignError, Sample, check_choice, data_dir, stable_hash
 from ..ground import cosines, crop_to_image, frozen_eval, peak
@@ -91,7 +91,7 @@ def _energy(heat: np.ndarray, boxes: list[tuple]) -> float:
 
 def ask_image(
     maps: np.ndarray,  # (P,h,w)
-    phrases: list[Phrase],  # P
+    phrases: list[SetPhrase],  # P
     sample: Sample,  # its boxes
     absent: set[str],  # classes that are surely not in it
     *,
@@ -146,7 +146,7 @@ class MapScores(NamedTuple):
     per_phrase: dict[str, dict]  # text -> n, pointing_game
 
 # %% ../../nbs/56_transfer.ipynb #ff2e1112
-def map_scores(asks: list[Ask], phrases: list[Phrase]) -> MapScores:
+def map_scores(asks: list[Ask], phrases: list[SetPhrase]) -> MapScores:
     "Pointing, energy and AUROC of all questions; raises `GeoAlignError` where no phrase is present"
     there = [a for a in asks if a.present]
     if not there: raise GeoAlignError('No phrase is present in any image; give images with boxes of the classes.')
@@ -164,7 +164,7 @@ def map_scores(asks: list[Ask], phrases: list[Phrase]) -> MapScores:
     metrics['auroc_pooled'] = None if present.all() else auroc(scores[present], scores[~present])
     return MapScores(metrics, dict(zip(columns, limits)), len(there), len(asks) - len(there), per_phrase)
 
-def _per_phrase(there: list[Ask], phrases: list[Phrase]) -> dict[str, dict]:
+def _per_phrase(there: list[Ask], phrases: list[SetPhrase]) -> dict[str, dict]:
     "Pointing (percent) of each phrase that is present somewhere"
     found = {}
     for p, phrase in enumerate(phrases):
@@ -188,7 +188,7 @@ def _read_batches(data: TransferSet, batch: int, skipped: Counter) -> Iterator[t
 # %% ../../nbs/56_transfer.ipynb #50335d34
 def model_maps(
     model,
-    kinds: dict[str, list[Phrase]],
+    kinds: dict[str, list[SetPhrase]],
     inner: tuple[float, float, float, float] = (0, 0, 1, 1),  # see `phrase_maps`
 ) -> Maps:
     "The maps of a model for phrases of some kinds"
@@ -204,7 +204,7 @@ def blind_maps(cells: int = 15, seed: int = 0) -> dict[str, Maps]:
             'random': lambda images, total: [rng.random((total, cells, cells), np.float32) for _ in images]}
 
 # %% ../../nbs/56_transfer.ipynb #b4895a09
-def _ask_kinds(asks: dict[str, list[Ask]], maps: np.ndarray, kinds: dict[str, list[Phrase]],
+def _ask_kinds(asks: dict[str, list[Ask]], maps: np.ndarray, kinds: dict[str, list[SetPhrase]],
                data: TransferSet, i: int, seed: int):
     "Append the questions of every kind to one image"
     sample = inner_boxes(data, data.samples[i])  # the maps span the inner part
@@ -218,7 +218,7 @@ def _ask_kinds(asks: dict[str, list[Ask]], maps: np.ndarray, kinds: dict[str, li
 def measure_maps(
     data: TransferSet,
     makers: dict[str, Maps],  # name -> function that makes the maps
-    kinds: dict[str, list[Phrase]],  # kind -> phrases; the maps are in this order
+    kinds: dict[str, list[SetPhrase]],  # kind -> phrases; the maps are in this order
     *,
     seed: int = 0,
     batch: int = 16,
@@ -286,7 +286,7 @@ def measure_stuff(
     data: TransferSet,  # of `scene_set`
 ) -> dict:  # energy_in_mask, pointing_game, area: percent, means over phrases; per_phrase
     "Where the maps of stuff lie in procedural scenes; raises `GeoAlignError` where no mask is found"
-    phrases = {'stuff': [Phrase(text, frozenset()) for text in STUFF_PHRASES]}
+    phrases = {'stuff': [SetPhrase(text, frozenset()) for text in STUFF_PHRASES]}
     maker, rows = model_maps(model, phrases), {}
     for numbers, images in _read_batches(data, 16, Counter()):
         for i, maps in zip(numbers, maker(images, len(STUFF_PHRASES))):
@@ -315,7 +315,7 @@ def measure_objects(
 ) -> dict:  # auroc: mean over names, percent; per_phrase
     "Whether the peak of a name's map says that an image shows it"
     data = TransferSet('ucm', labels.samples, {})
-    maker = model_maps(model, {'names': [Phrase(name, frozenset()) for name in labels.names]})
+    maker = model_maps(model, {'names': [SetPhrase(name, frozenset()) for name in labels.names]})
     peaks, shown = [], []
     for numbers, images in _read_batches(data, 32, Counter()):
         peaks += [maps.max((1, 2)) for maps in maker(images, len(labels.names))]
@@ -362,7 +362,7 @@ def measure_set(
     quiet: bool = True,
 ) -> _SetScores:
     "Regions and maps of one set, as it is"
-    kinds = {kind: phrases_of(data, kind) for kind in PHRASE_KINDS}
+    kinds = {kind: set_phrases(data, kind) for kind in PHRASE_KINDS}
     blind = blind_maps(seed=settings.seed) if settings.baselines else {}
     makers = {'model': model_maps(model, kinds, data.inner)} | blind
     found = measure_maps(data, makers, kinds, seed=settings.seed)

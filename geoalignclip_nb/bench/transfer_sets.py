@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PHRASE_KINDS', 'RSOD_WORDS', 'VEDAI_WORDS', 'AIRBUS_WORDS', 'AIRBUS_FOILS', 'SCENE_WORDS', 'STUFF', 'SCALES',
-           'BOX_WORDS', 'TRANSFER_SETS', 'Words', 'Phrase', 'TransferSet', 'phrases_of', 'scene_set', 'stuff_masks',
+           'BOX_WORDS', 'TRANSFER_SETS', 'Words', 'SetPhrase', 'TransferSet', 'set_phrases', 'scene_set', 'stuff_masks',
            'at_scale', 'read_window', 'inner_boxes', 'tile_set', 'transfer_set', 'ObjectLabels', 'ucm_objects']
 
 # %% ../../nbs/55a_transfer_sets.ipynb #75c21233
@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from ..core import Region, Sample, check_choice, data_dir, stable_hash
-from ..data.sources import coco_boxes, read_json, ucm
+from ..data.loader import View, boxes_inside
+from ..data.sources import coco_boxes, ucm, ucm_labels
 from ..pictures import load_image
 from ..scenes import KINDS, RECIPES, finish
 from ..things import GROUND, THINGS, Canvas
@@ -83,7 +84,7 @@ def _scene_words() -> dict[str, Words]:
 SCENE_WORDS = _scene_words()
 
 # %% ../../nbs/55a_transfer_sets.ipynb #4bab4a12
-class Phrase(NamedTuple):
+class SetPhrase(NamedTuple):
     "A phrase, and the classes of a set that it names; a foil names none"
     text: str
     classes: frozenset[str]
@@ -106,10 +107,10 @@ class TransferSet:
         return set(self.words) - {r.category for r in sample.regions}
 
 # %% ../../nbs/55a_transfer_sets.ipynb #c2bc68b2
-def phrases_of(
+def set_phrases(
     data: TransferSet,
     kind: str = 'names',  # one of `PHRASE_KINDS`
-) -> list[Phrase]:
+) -> list[SetPhrase]:
     "Distinct phrases of one kind, foils last; raises `GeoAlignError` for an unknown kind"
     check_choice('kind of phrase', kind, PHRASE_KINDS)
     named: dict[str, set[str]] = {}
@@ -117,7 +118,7 @@ def phrases_of(
         texts = dict(names=[words.name], synonyms=words.synonyms, hypernyms=[words.hypernym])[kind]
         for text in texts: named.setdefault(text, set()).add(category)
     named |= {foil: set() for foil in data.foils}
-    return [Phrase(text, frozenset(classes)) for text, classes in named.items()]
+    return [SetPhrase(text, frozenset(classes)) for text, classes in named.items()]
 
 # %% ../../nbs/55a_transfer_sets.ipynb #3627268a
 def _scene_sample(kind: str, seed: int, size: int) -> tuple[Sample, set[str]]:
@@ -220,18 +221,10 @@ class _Inside(NamedTuple):
 
 def _inside(regions: list[Region], window: tuple[float, float, float, float]) -> _Inside:
     "The boxes of an image as a window shows them"
-    left, top, right, bottom = window
-    kept, cut = [], set()
-    for region in regions:
-        x1, y1, x2, y2 = region.box
-        inner = np.array([max(x1, left), max(y1, top), min(x2, right), min(y2, bottom)])
-        width, height = np.maximum(inner[2:] - inner[:2], 0)
-        share = width * height / ((x2 - x1) * (y2 - y1))
-        if share == 0: continue
-        box = (inner - [left, top, left, top]) / np.tile([right - left, bottom - top], 2)
-        if share < .5: cut.add(region.category)
-        else: kept.append(replace(region, box=tuple(box.tolist())))
-    return _Inside(kept, cut)
+    boxes, kept = boxes_inside(regions, View(window), .5)
+    touched = [k for k, (x1, y1, x2, y2) in enumerate(boxes) if x2 > x1 and y2 > y1]
+    cut = {regions[k].category for k in touched if k not in kept}
+    return _Inside([replace(regions[k], box=tuple(boxes[k].tolist())) for k in kept], cut)
 
 # %% ../../nbs/55a_transfer_sets.ipynb #c1324caf
 def at_scale(
@@ -340,7 +333,7 @@ def ucm_objects(
     limit: int | None = None,  # images at most
 ) -> ObjectLabels:
     "Object labels of UCM; raises `GeoAlignError` where labels.json is missing"
-    labels = read_json(Path(root)/'labels.json')
+    labels = ucm_labels(root)
     samples = sorted(ucm(root, split), key=lambda s: stable_hash(s.id))[:limit]
     found = [set(labels[s.source_image_id]['objects']) for s in samples]
     kinds = sorted(set().union(*found))

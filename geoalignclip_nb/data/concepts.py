@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Noun', 'ClassWords', 'Concepts', 'load_concepts', 'mentioned', 'same_class', 'known_classes', 'is_true_of',
-           'negative_nouns', 'in_template']
+           'negative_nouns', 'in_template', 'holds_word']
 
 # %% ../../nbs/35_concepts.ipynb #cfe96546
 import random
@@ -102,3 +102,8 @@ def negative_nouns(names: Iterable[str], concepts: Concepts) -> list[str]:
 def in_template(phrase: str, concepts: Concepts, rng: random.Random, share: float = .6) -> str:
     "The phrase, with the chance `share` inside a template"
     return rng.choice(concepts.templates).format(phrase) if rng.random() < share else phrase
+
+# %% ../../nbs/35_concepts.ipynb #b5a10e02
+def holds_word(text: str, words: Iterable[str]) -> bool:
+    "Whether a text holds one of the words or phrases, alone or in the plural, in any case"
+    return any(re.search(rf'\b{re.escape(word)}(s|es)?\b', text, re.IGNORECASE) for word in words)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SPLIT_NAMES', 'read_json', 'picture_path', 'check_pictures', 'sentence', 'join_sentences', 'caption_sample',
-           'karpathy_captions', 'rsicd', 'rsicd_testlike', 'ucm', 'coco_region', 'split_names', 'coco_boxes',
-           'thumbnails', 'dhash', 'whitened', 'phase_peaks', 'overlap_score', 'near_duplicates', 'group_pairs',
-           'assign_split', 'make_split', 'freeze_split']
+           'karpathy_captions', 'rsicd', 'rsicd_testlike', 'ucm', 'ucm_labels', 'coco_region', 'split_names',
+           'coco_boxes', 'thumbnails', 'dhash', 'whitened', 'phase_peaks', 'overlap_score', 'near_duplicates',
+           'group_pairs', 'assign_split', 'make_split', 'freeze_split']
 
 # %% ../../nbs/31_sources.ipynb #20da5109
 import json
@@ -99,6 +99,12 @@ def rsicd_testlike(root, split: str = 'train') -> list[Sample]:
 def ucm(root, split: str = 'train') -> list:
     "UCM-Captions in its official layout: dataset.json and imgs/"
     return karpathy_captions(root, 'dataset.json', 'imgs', split, 'ucm')
+
+def ucm_labels(root) -> dict[str, dict]:  # file name -> scene (a name) and objects (a list of names)
+    "The labels.json beside UCM's captions; raises `GeoAlignError` where it is missing"
+    if (Path(root)/'labels.json').is_file(): return read_json(Path(root)/'labels.json')
+    raise GeoAlignError(f"labels.json was not found in {Path(root).name}; "
+                        "put the file that names each image's scene and objects beside dataset.json.")
 
 # %% ../../nbs/31_sources.ipynb #b3cdaab2
 def coco_region(

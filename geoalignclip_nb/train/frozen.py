@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRUNK', 'IMAGE_PACKAGE', 'TEXT_PACKAGE', 'INSTALL', 'packaged', 'frozen_config', 'letter_tokenizer',
-           'small_frozen_model', 'in_order', 'read_tokenizer', 'load_sentence_encoder', 'start_model_frozen',
-           'Features', 'trunk_features', 'image_vectors', 'dense_cells']
+           'small_frozen_model', 'in_order', 'load_sentence_encoder', 'start_model_frozen', 'Features',
+           'trunk_features', 'image_vectors', 'dense_cells']
 
 # %% ../../nbs/44_frozen_towers.ipynb #87010c20
 import importlib.util
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import GeoAlignError
-from ..model import GeoAlignCLIP
+from ..model import GeoAlignCLIP, read_tokenizer
 from ..text import WordPieceTokenizer, hf_tower
 
 # %% ../../nbs/44_frozen_towers.ipynb #cdf7629c
@@ -84,11 +84,6 @@ def in_order(
                             'install the version that this page names.')
     return {name: theirs for (name, _), theirs in pairs}
 
-# %% ../../nbs/44_frozen_towers.ipynb #39997b38
-def read_tokenizer(folder: Path) -> WordPieceTokenizer:
-    "The tokenizer of a sentence encoder, for texts of up to 248 word pieces"
-    return WordPieceTokenizer((folder/'tokenizer.json').read_text(encoding='utf-8'), 248)
-
 # %% ../../nbs/44_frozen_towers.ipynb #3fca895f
 def load_sentence_encoder(model: GeoAlignCLIP, folder: Path):
     "Fill the text trunk from a folder of `transformers`; raises `GeoAlignError` where a tensor is missing"
@@ -105,7 +100,9 @@ def start_model_frozen(seed: int = 0, size: int = 384) -> GeoAlignCLIP:
     "Both pretrained towers with random heads; raises `GeoAlignError` where a package is missing"
     folder = packaged(*TEXT_PACKAGE)
     text_config = json.loads((folder/'config.json').read_text())
-    model = GeoAlignCLIP.create(frozen_config(text_config, size=size), seed=seed, tokenizer=read_tokenizer(folder))
+    config = frozen_config(text_config, size=size)
+    tokenizer = read_tokenizer(folder, dict(clip=config))
+    model = GeoAlignCLIP.create(config, seed=seed, tokenizer=tokenizer)
     trunk = model.clip.visual.trunk
     weights = torch.load(packaged(*IMAGE_PACKAGE), weights_only=True)
     trunk.load_state_dict(in_order(weights, trunk.state_dict()))

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from ..core import Sample, precision_context, write_beside
 from ..data.loader import View, view_image
 from ..model import GeoAlignCLIP
-from ..pictures import load_image
+from ..pictures import image_key, load_image
 from ..text import encode_tokens, hf_tower
 from .frozen import Features, trunk_features
+from .run_folder import lock_folder, read_plain
 
 # %% ../../nbs/44a_feature_stores.ipynb #fa8835cb
 class Item(NamedTuple):
@@ -35,9 +36,10 @@ class Item(NamedTuple):
     view: View
 
 def items_hash(items: Sequence[Item], size: int, weights: str) -> str:  # 16 hex digits
-    "A name for the features of these items at this size, from these weights"
-    told = [(item.sample.id, item.view.window, item.view.turns, item.view.mirror) for item in items]
-    return hashlib.sha256(json.dumps([told, size, weights]).encode()).hexdigest()[:16]
+    "A name for the features of these images and views at this size, from these weights"
+    digest = hashlib.sha256(f'{size} {weights}'.encode())
+    for item in items: digest.update(hashlib.sha256(image_key(item.sample.image)).digest() + str(item.view).encode())
+    return digest.hexdigest()[:16]
 
 # %% ../../nbs/44a_feature_stores.ipynb #496ea9ea
 @dataclass
@@ -50,8 +52,8 @@ class FeatureStore:
     @cached_property
     def done(self) -> int:
         "Items that are finished"
-        file = self.folder/'done.json'
-        return json.loads(file.read_text()) if file.exists() else 0
+        count, last = self.folder/'done.json', self.folder/'pooled.npy'
+        return json.loads(count.read_text()) if count.exists() and last.exists() else 0
 
     @cached_property
     def arrays(self) -> list[np.ndarray]:
@@ -90,7 +92,6 @@ def _open_arrays(store: FeatureStore, first: Features) -> list[np.ndarray]:
     "The arrays for writing, made for all items where they are new"
     names = [f'level{i}' for i in range(len(first.levels))] + ['pooled']
     if store.done: return [np.load(store.folder/f'{name}.npy', mmap_mode='r+') for name in names]
-    store.folder.mkdir(parents=True, exist_ok=True)
     shapes = [(len(store), *part.shape[1:]) for part in (*first.levels, first.pooled)]
     opened = zip(names, shapes)
     return [np.lib.format.open_memmap(store.folder/f'{n}.npy', 'w+', np.float16, shape) for n, shape in opened]
@@ -116,7 +117,9 @@ def fill_store(
     if not starts: return store
     images = progress(starts) if progress else starts
     arrays = None
-    with ThreadPoolExecutor(4) as pool, torch.no_grad(), precision_context(str(model.device), precision):
+    store.folder.mkdir(parents=True, exist_ok=True)
+    exact = precision_context(str(model.device), precision)
+    with lock_folder(store.folder), ThreadPoolExecutor(4) as pool, torch.no_grad(), exact:
         for start in images:
             block = store.items[start:start + BLOCK]
             tensors = list(pool.map(lambda item: item_tensor(model, item, store.size, read), block))
@@ -170,7 +173,7 @@ def save(self: TextStore, path: Path):
 def load(self: TextStore, path: Path):
     "Take the vectors of an earlier start; nothing where the file is missing"
     if not path.exists(): return
-    kept = torch.load(path, weights_only=True)
+    kept = read_plain(path)
     self.index, self.vectors = {text: i for i, text in enumerate(kept['texts'])}, kept['vectors']
 
 # %% ../../nbs/44a_feature_stores.ipynb #b2459c01
