@@ -21,8 +21,8 @@ setup(
     packages=find_packages(include=['geoalignclip_nb', 'geoalignclip_nb.*']) + ['geoalignclip_nb.assets'],
     package_dir={'geoalignclip_nb': 'geoalignclip_nb', 'geoalignclip_nb.assets': 'nbs/assets'},
     package_data={'geoalignclip_nb.assets': ['**/*']},
-    # geoalign-lite is for checkouts until it takes the place of geoalign-tiny: the wheel holds one model.
-    exclude_package_data={'geoalignclip_nb.assets': ['geoalign-lite/*'], '': ['__pycache__/*', '**/__pycache__/*', '*.tmp', '**/.*']},
+    # vit-tiny is for checkouts: the wheel holds one model and stays below 64 MB.
+    exclude_package_data={'geoalignclip_nb.assets': ['vit-tiny/*'], '': ['__pycache__/*', '**/__pycache__/*', '*.tmp', '**/.*']},
     install_requires=cfg['requirements'].split(),
     extras_require={'dev': cfg['dev_requirements'].split()},
     entry_points={

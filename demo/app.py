@@ -233,7 +233,7 @@ def describe(shown: dict, model: str, weights: str, notes: list) -> str:
     lows, highs = [float(m.min()) for m in shown['maps']], [float(m.max()) for m in shown['maps']]
     grid = ' × '.join(str(v) for v in shown['maps'].shape[:0:-1])
     state = {'trained': 'trained weights', 'random': '**random weights: the heat means nothing**'}.get(weights, 'weights of unknown state')
-    said = f'**{html.escape(model)}** · {state} · {grid} patches · {shown["says"]} {min(lows):.3f} … {max(highs):.3f}  \nHeat says how well places fit a phrase; it is not detection.'
+    said = f'**{html.escape(model)}** · {state} · {grid} cells · {shown["says"]} {min(lows):.3f} … {max(highs):.3f}  \nHeat says how well places fit a phrase; it is not detection.'
     return said + presence_sentence(shown) + ''.join(f'  \n⚠ {html.escape(n)}' for n in notes)
 
 

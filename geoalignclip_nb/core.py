@@ -238,7 +238,7 @@ def precision_context(
 
 # %% ../nbs/00_core.ipynb #1f2cc510
 def asset(name: str) -> Path:
-    "Path of a file or folder that ships with the library, such as 'presets/tiny.toml'"
+    "Path of a file or folder that ships with the library, such as 'presets/vit-tiny.toml'"
     path = Path(str(resources.files('geoalignclip_nb.assets')))/name
     if not path.exists(): raise GeoAlignError(f'{name} is not part of this installation; install the package again with `pip install -e .`.')
     return path

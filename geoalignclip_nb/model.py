@@ -403,11 +403,11 @@ def use_preprocess(self: GeoAlignCLIP, **settings) -> GeoAlignCLIP:
     self.preprocess = Preprocess(**self.config['preprocess'])
     return self
 
-BUNDLED_MODELS = 'geoalign-tiny', 'geoalign-lite'
+BUNDLED_MODELS = 'geoalign-tiny', 'vit-tiny'  # the wheel holds the first, a checkout both
 WEIGHT_FILES = '.pt', '.pth', '.bin', '.safetensors'
 
 def from_pretrained(
-    name,  # 'geoalign-tiny', 'geoalign-lite', 'architecture.tag', a folder, or a file
+    name,  # 'geoalign-tiny', 'vit-tiny', 'architecture.tag', a folder, or a file
     arch: str | None = None,  # architecture of a checkpoint file
     device: str = 'cpu',
     **preprocess,  # overrides for `Preprocess`, such as size=256 or mode='longest'

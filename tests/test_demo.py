@@ -174,7 +174,7 @@ def test_ground(served, pictures):
     assert len(out['gallery']) == 2 and 'white plane' in out['gallery'][0]['caption']
     assert out['table']['headers'] == ['#', 'box (px)', 'best match', 'white plane', 'road']
     assert out['table']['data'][0] == ['1', '50, 20 – 150, 100', 'road', '0.100', '★ 0.300']
-    for said in ('geoalign-tiny', 'trained weights', '8 × 6 patches', 'cosine above “background” 0.000 … 0.300', 'not detection', 'left out'): assert said in out['about'], said
+    for said in ('geoalign-tiny', 'trained weights', '8 × 6 cells', 'cosine above “background” 0.000 … 0.300', 'not detection', 'left out'): assert said in out['about'], said
     assert '-0.100' in out['bar'] and '0.400' in out['bar'] and 'one scale' in out['bar']
 
 

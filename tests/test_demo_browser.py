@@ -106,7 +106,7 @@ def test_draw_type_press_read(page):
     assert call['phrases'] == ['white plane', 'terminal building', 'red roof']
     assert any(abs(b - [.12, .55, .45, .9]).max() < .02 for b in call['boxes']), call['boxes']
     page.wait_for_function("() => document.querySelectorAll('#heat img').length == 3")
-    assert 'not detection' in page.locator('#about').inner_text() and '8 × 6 patches' in page.locator('#about').inner_text()
+    assert 'not detection' in page.locator('#about').inner_text() and '8 × 6 cells' in page.locator('#about').inner_text()
     assert 'one scale for all phrases' in page.locator('#bar').inner_text()
     shot(page, '3_heatmap')
 

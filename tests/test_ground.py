@@ -117,7 +117,7 @@ HALF = {'bf16 weights': (torch.bfloat16, .02), 'fp16 weights': (torch.float16, .
 
 
 @pytest.fixture(scope='module')
-def trained(): return GeoAlignCLIP.from_pretrained('geoalign-tiny')
+def trained(): return GeoAlignCLIP.from_pretrained('vit-tiny')
 
 
 def in_half(model, form):
@@ -643,12 +643,12 @@ def test_quality_file():
 
 def test_quality_file_belongs_to_the_bundled_weights():
     q = result_file(RESULTS)
-    if q['model'] != 'geoalign-tiny': pytest.skip('measured on another model')
-    try: weights = asset('geoalign-tiny/model.safetensors')
+    if q['model'] != 'vit-tiny': pytest.skip('measured on another model')
+    try: weights = asset('vit-tiny/model.safetensors')
     except GeoAlignError: pytest.skip('no bundled weights yet')
     sha = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert q['checkpoint'] == sha, 'run tests/benchmarks/grounding_quality.py again: the bundled weights have changed'
-    assert measured_scale(GeoAlignCLIP.from_pretrained('geoalign-tiny')) == tuple(q['cosine_scale'] or (0, .5))
+    assert measured_scale(GeoAlignCLIP.from_pretrained('vit-tiny')) == tuple(q['cosine_scale'] or (0, .5))
 
 
 def test_speed_file():

@@ -256,13 +256,9 @@ def test_nothing_to_train_on_is_told(tmp_path):
         open_trainer(HeadSettings(captions=[], boxes=[]), small_frozen_model(), tmp_path, quiet=True)
 
 
-LITE = pytest.mark.skipif(not (assets_dir()/'geoalign-lite').is_dir(), reason='only a checkout holds geoalign-lite')
-
-
-@LITE
-def test_geoalign_lite_reads_real_words_and_finds_things_in_a_scene():
+def test_the_bundled_model_reads_real_words_and_finds_things_in_a_scene():
     from geoalignclip_nb.ground import ground, peak
-    model = GeoAlignCLIP.from_pretrained('geoalign-lite')
+    model = GeoAlignCLIP.from_pretrained('geoalign-tiny')
     assert sum(p.numel() for p in model.parameters()) <= 31e6 and model.unknown_words(['helipad xqzzt']) == ['xqzzt']
     hits = []
     for seed in range(4):

@@ -20,7 +20,7 @@ def model(): return GeoAlignCLIP.create('vit-tiny')
 
 
 def test_bundled_model_loads_without_network_and_is_small():
-    model = GeoAlignCLIP.from_pretrained('geoalign-tiny')
+    model = GeoAlignCLIP.from_pretrained('vit-tiny')
     assert model.trained and sum(p.numel() for p in model.parameters()) <= 30e6
     assert len(model.clip.positional_embedding) == 248
     vectors = model.encode_text(['white plane', 'storage tank'])
@@ -29,11 +29,11 @@ def test_bundled_model_loads_without_network_and_is_small():
 
 def test_bundled_file_is_at_most_32_mb():
     from geoalignclip_nb.core import asset
-    assert sum(f.stat().st_size for f in asset('geoalign-tiny').glob('*.safetensors')) <= 32e6
+    assert sum(f.stat().st_size for f in asset('vit-tiny').glob('*.safetensors')) <= 32e6
 
 
 def test_unknown_word_is_warned_about_once():
-    model = GeoAlignCLIP.from_pretrained('geoalign-tiny')
+    model = GeoAlignCLIP.from_pretrained('vit-tiny')
     with pytest.warns(UserWarning, match='never saw'): model.encode_text(['qzxj zyzzyva'])
     with warnings.catch_warnings():
         warnings.simplefilter('error')
@@ -41,14 +41,14 @@ def test_unknown_word_is_warned_about_once():
 
 
 def test_one_call_gives_one_warning_that_counts_texts():
-    model = GeoAlignCLIP.from_pretrained('geoalign-tiny')
+    model = GeoAlignCLIP.from_pretrained('vit-tiny')
     texts = ['a qzxj boat', 'white plane', 'Qzxj, xylophon', 'zyzzyva psaltery quokka okapi']
     assert model.unknown_words(texts) == ['qzxj', 'xylophon', 'zyzzyva', 'psaltery', 'quokka', 'okapi']
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter('always')
         model.encode_text(texts)
         model.encode_text(texts)
-    assert [str(w.message) for w in told] == ['3 of 4 texts hold words that geoalign-tiny never saw in training (qzxj, xylophon, zyzzyva, psaltery, '
+    assert [str(w.message) for w in told] == ['3 of 4 texts hold words that vit-tiny never saw in training (qzxj, xylophon, zyzzyva, psaltery, '
                                               'quokka, …); their scores mean little.']
 
 
@@ -56,7 +56,7 @@ def test_unknown_words_of_a_whole_vocabulary(model): assert model.unknown_words(
 
 
 def test_punctuation_does_not_make_a_word_unknown():
-    model = GeoAlignCLIP.from_pretrained('geoalign-tiny')
+    model = GeoAlignCLIP.from_pretrained('vit-tiny')
     assert model.unknown_words(['white plane.', '"plane"', '(road)']) == []
 
 
@@ -117,7 +117,7 @@ def test_open_clip_files_load_strictly(tmp_path, wrap):
 def test_weights_are_named_after_where_they_come_from(model, tmp_path):
     "random: from a seed; trained: from a training that said so; loaded: from a file that says nothing about itself"
     assert 'random weights' in repr(model) and not model.trained
-    assert 'trained weights' in repr(GeoAlignCLIP.from_pretrained('geoalign-tiny'))
+    assert 'trained weights' in repr(GeoAlignCLIP.from_pretrained('vit-tiny'))
     torch.save(model.state_dict(), tmp_path/'some.pt')
     loaded = GeoAlignCLIP.from_pretrained(tmp_path/'some.pt', arch='vit-tiny')
     loaded.save_pretrained(tmp_path/'folder')
@@ -215,7 +215,7 @@ def test_keep_tokens_merges_the_others_alone():
 
 def test_keeping_more_tokens_changes_no_row():
     "A second training knows more: neither the known rows nor the shared one move"
-    model = GeoAlignCLIP.from_pretrained('geoalign-tiny')
+    model = GeoAlignCLIP.from_pretrained('vit-tiny')
     before, known = table(model).clone(), model.known_tokens | mask(model, ['zyzzyva quokka'])
     assert known.sum() > model.known_tokens.sum()
     model.keep_tokens(known)
@@ -265,7 +265,7 @@ def test_an_empty_vocabulary_round_trips(tmp_path):
 def test_the_bundled_model_knows_exactly_its_tokens(tmp_path):
     from geoalignclip_nb.core import asset
     from safetensors.torch import load_file
-    model, file = GeoAlignCLIP.from_pretrained('geoalign-tiny'), load_file(asset('geoalign-tiny')/'model.safetensors')
+    model, file = GeoAlignCLIP.from_pretrained('vit-tiny'), load_file(asset('vit-tiny')/'model.safetensors')
     assert torch.equal(model.known_tokens.nonzero()[:, 0], file['token_ids'].long())
     back = again(model, tmp_path, 'folder')
     assert torch.equal(back.known_tokens, model.known_tokens) and torch.equal(table(back), table(model))
@@ -273,7 +273,7 @@ def test_the_bundled_model_knows_exactly_its_tokens(tmp_path):
 
 
 def test_every_precision_of_a_file_has_the_known_rows(tmp_path):
-    model = GeoAlignCLIP.from_pretrained('geoalign-tiny').to(torch.bfloat16)
+    model = GeoAlignCLIP.from_pretrained('vit-tiny').to(torch.bfloat16)
     back = again(model, tmp_path, 'folder')
     assert torch.equal(back.known_tokens, model.known_tokens) and torch.equal(table(back), table(model).float())
 
@@ -308,7 +308,7 @@ def test_the_vocabulary_that_a_training_starts_from(tmp_path):
     model = GeoAlignCLIP.create('vit-tiny')
     assert start_vocabulary(model).shape == (VOCABULARY,) and not start_vocabulary(model).any()
     for way in ('folder', 'file'): assert start_vocabulary(again(model, tmp_path, way)).all()
-    bundled = GeoAlignCLIP.from_pretrained('geoalign-tiny')
+    bundled = GeoAlignCLIP.from_pretrained('vit-tiny')
     start = start_vocabulary(bundled)
     assert torch.equal(start, bundled.known_tokens) and 0 < start.sum() < VOCABULARY
     start[:] = True

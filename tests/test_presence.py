@@ -24,7 +24,7 @@ def noise(width=96, height=64, seed=0): return Image.fromarray(np.random.default
 
 
 @pytest.fixture(scope='module')
-def untouched(): return GeoAlignCLIP.create('geoalign-tiny')
+def untouched(): return GeoAlignCLIP.create('vit-tiny')
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_one_pass_gives_the_vectors_of_the_model(model):
 
 
 def test_the_bank_is_encoded_again_when_weights_change():
-    model = GeoAlignCLIP.create('geoalign-tiny')
+    model = GeoAlignCLIP.create('vit-tiny')
     before = bank_vectors(model)
     assert bank_vectors(model) is before
     with torch.no_grad():
@@ -98,7 +98,7 @@ def test_the_bank_is_encoded_again_when_weights_change():
 
 
 def test_the_bank_warns_of_nothing():
-    model = GeoAlignCLIP.create('geoalign-tiny')
+    model = GeoAlignCLIP.create('vit-tiny')
     model.keep_tokens(torch.zeros(49408, dtype=torch.bool))
     with warnings.catch_warnings():
         warnings.simplefilter('error')
@@ -295,7 +295,7 @@ def test_real_sets(real_data):
     for source, n in dict(rsod=3, vedai=3).items():
         images = labelled_images(source, real_data, 'val', n)
         assert len(images) == n and all(any(p.present for p in pairs) for _, pairs in images)
-    found = collect_pairs(GeoAlignCLIP.create('geoalign-tiny'), images[:1])
+    found = collect_pairs(GeoAlignCLIP.create('vit-tiny'), images[:1])
     assert found.features.shape == (len(images[0][1]), 4)
 
 

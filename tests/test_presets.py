@@ -164,10 +164,10 @@ def test_a_key_like_no_other_gets_the_list(key):
 
 
 def test_an_entry_of_a_table_can_be_changed_alone():
-    made = load_preset('tiny', {'stage2.weights.rpa': '0.2'})
+    made = load_preset('vit-tiny', {'stage2.weights.rpa': '0.2'})
     assert made.stage2.weights == dict(rpa=.2, hna=.5, vic=.5, htc=1.)
     for key, value in (('stage2.weights.x', '1'), ('stage2.weights.rpa', 'much'), ('stage2.weights.rpa', '-1')):
-        refused(lambda: load_preset('tiny', {key: value}), "'stage2.weights'", 'a table of numbers')
+        refused(lambda: load_preset('vit-tiny', {key: value}), "'stage2.weights'", 'a table of numbers')
 
 
 @pytest.mark.parametrize('text', ['rpa,hna', '["rpa", "hna"]'])
@@ -285,14 +285,14 @@ def test_a_file_is_asked_about_its_own_settings_only(tmp_path):
 
 def test_inherited_weights_of_terms_that_are_off_are_dropped():
     "The objective refuses them; settings of the data stay"
-    made = load_preset('tiny', {'stage2.losses': 'vic', 'stage2.weights.vic': '2'}).stage2
+    made = load_preset('vit-tiny', {'stage2.losses': 'vic', 'stage2.weights.vic': '2'}).stage2
     assert made.max_negatives == 4 and made.weights == dict(hna=.5, vic=2., htc=1.)
 
 
 SUBSETS = [','.join(s) for n in range(5) for s in itertools.combinations(P.LOSS_TERMS, n)]
 
 
-@pytest.mark.parametrize('name', ['tiny', 'paper-b16', 'paper-b16-literal'])
+@pytest.mark.parametrize('name', ['vit-tiny', 'paper-b16', 'paper-b16-literal'])
 @pytest.mark.parametrize('losses', SUBSETS)
 def test_every_preset_takes_every_choice_of_losses(name, losses):
     "`load_preset` builds the objective, which refuses settings without effect"
@@ -382,7 +382,7 @@ def test_an_old_record_keeps_its_meaning():
     "Keys that are gone are dropped, missing ones get the value that the code had before they existed"
     first = {'sources': ['scenes:24'], 'crop_size': 0, 'weights': OLD_WEIGHTS}
     second = {'sources': ['scenes:24'], 'crop_size': 64, 'also_gone': 2}
-    made = from_record({'model': 'geoalign-tiny', 'seed': 3, 'gone': 1, 'stage1': first, 'stage2': second})
+    made = from_record({'model': 'vit-tiny', 'seed': 3, 'gone': 1, 'stage1': first, 'stage2': second})
     assert (made.precision, made.stage2.sibling_negatives, made.stage2.side) == ('bf16', True, 160)
     assert (made.stage1.crop_size, made.stage2.crop_size) == (None, 64)
     assert made.stage1.weights == StageSettings().weights

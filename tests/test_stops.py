@@ -18,7 +18,7 @@ from geoalignclip_nb.train import engine, recipe
 from geoalignclip_nb.train.presets import StageSettings, load_preset
 from geoalignclip_nb.train.run_folder import Log, load_checkpoint, lock_folder, value_hash
 
-UNTOUCHED = ('church', 'forest', 'mountain')  # words that geoalign-tiny knows and procedural scenes never say
+UNTOUCHED = ('church', 'forest', 'mountain')  # words that vit-tiny knows and procedural scenes never say
 STAGE_2 = {'precision': 'fp32', 'stage2.lr': '1e-3', 'stage2.warmup': '1', 'stage2.weight_decay': '0.5'}
 
 
@@ -64,7 +64,7 @@ def test_a_full_vocabulary_stays(full_model, tmp_path):
 
 
 def test_the_vocabulary_of_geoalign_tiny_stays(tmp_path):
-    preset = stage_2_only({'init': 'geoalign-tiny', 'model': 'geoalign-tiny'})
+    preset = stage_2_only({'init': 'vit-tiny', 'model': 'vit-tiny'})
     start = recipe.start_model(preset)
     made = GeoAlignCLIP.from_pretrained(recipe.run_preset(preset, tmp_path/'run', quiet=True))
     assert not (start.known_tokens & ~made.known_tokens).any()

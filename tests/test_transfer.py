@@ -306,7 +306,7 @@ def test_the_command_measures_and_keeps(tmp_path, capsys):
 
 
 def test_the_committed_baseline_is_whole():
-    before = json.loads(asset('results/transfer_before.json').read_text())
+    before = json.loads(asset('results/transfer_tiny.json').read_text())
     assert before['task'] == 'transfer' and before['model'] == 'geoalign-tiny'
     for name in TRANSFER_SETS:
         for kind in PHRASE_KINDS: assert f'{name}/native/{kind}/acc1_macro' in before['metrics']

@@ -486,7 +486,7 @@ def test_every_listed_open_clip_name_has_an_architecture():
     assert not {'ViT-B-16.openai', 'RN50.openai'} & set(names)  # the wrong activation
 
 
-@pytest.mark.parametrize('pattern, found', [('TINY', ['geoalign-tiny']), ('*b-16*longclip', ['ViT-B-16-quickgelu.longclip']), ('RemoteCLIP', [n for n in zoo.ENTRIES if 'remote' in n])])
+@pytest.mark.parametrize('pattern, found', [('TINY', ['geoalign-tiny', 'vit-tiny']), ('*b-16*longclip', ['ViT-B-16-quickgelu.longclip']), ('RemoteCLIP', [n for n in zoo.ENTRIES if 'remote' in n])])
 def test_patterns(pattern, found): assert zoo.list_models(pattern) == found
 
 
@@ -510,7 +510,7 @@ def test_presets_of_the_paper_are_listed_and_marked(capsys):
     from geoalignclip_nb.cli import main
     assert zoo.list_models()[2:5] == zoo.list_models('paper-*') == PAPER
     assert main(['models', 'paper-']) == 0 and capsys.readouterr().out.splitlines() == [f'{n}  (no published weights)' for n in PAPER]
-    assert main(['models', '*tiny']) == 0 and capsys.readouterr().out == 'geoalign-tiny\n'
+    assert main(['models', '*tiny']) == 0 and capsys.readouterr().out == 'geoalign-tiny\nvit-tiny\n'
 
 
 @pytest.mark.parametrize('name', PAPER)
@@ -528,8 +528,9 @@ def test_bundled_model_and_its_control():
     model, control, other = zoo.load('geoalign-tiny'), zoo.load('geoalign-tiny.random'), zoo.load('geoalign-tiny.random-1')
     assert (model.name, model.context_length, model.trained, control.trained, control.name) == ('geoalign-tiny', 248, True, False, 'geoalign-tiny.random')
     assert control.preprocess == model.preprocess and len({model.checkpoint, control.checkpoint, other.checkpoint}) == 3
-    proj = lambda m: m.clip.visual.proj
-    assert torch.equal(proj(control), proj(zoo.load('geoalign-tiny.random'))) and not torch.equal(proj(control), proj(other))
+    def head(m): return m.clip.visual.dense_head.leave.weight
+    assert torch.equal(head(control), head(zoo.load('geoalign-tiny.random')))
+    assert not torch.equal(head(control), head(other))
     assert control.checkpoint == zoo.load('geoalign-tiny.random').checkpoint
 
 

@@ -194,8 +194,8 @@ def overflowing(objective):
 
 
 def vocabulary_run(folder, rank) -> bool:
-    "Stage II from geoalign-tiny, resumed after its first epoch; whether the untouched token rows stay to the bit"
-    settings = {'init': 'geoalign-tiny', 'model': 'geoalign-tiny', 'precision': 'fp32', 'stage1.epochs': '1', 'stage2.lr': '1e-3', 'checkpoint_steps': '1'}
+    "Stage II from vit-tiny, resumed after its first epoch; whether the untouched token rows stay to the bit"
+    settings = {'init': 'vit-tiny', 'model': 'vit-tiny', 'precision': 'fp32', 'stage1.epochs': '1', 'stage2.lr': '1e-3', 'checkpoint_steps': '1'}
     measure = train_engine.measure
 
     def stopped(backend, run, *rest):
@@ -205,7 +205,7 @@ def vocabulary_run(folder, rank) -> bool:
     said(lambda: zero_runs.train_zero('debug', settings, out=folder))
     train_engine.measure = measure
     made = GeoAlignCLIP.from_pretrained(zero_runs.train_zero('debug', settings, out=folder))
-    start = GeoAlignCLIP.from_pretrained('geoalign-tiny')
+    start = GeoAlignCLIP.from_pretrained('vit-tiny')
     tables = [m.clip.token_embedding.weight for m in (start, made)]
     changed = (tables[0].half() != tables[1].half()).any(1)
     rare = start.known_tokens & ~changed

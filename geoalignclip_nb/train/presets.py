@@ -251,7 +251,7 @@ REPORTS = 'tensorboard', 'wandb'
 @dataclass(frozen=True)
 class Preset(CheckedSettings):
     "A whole run: a model, a seed and two stages"
-    model: str = setting('geoalign-tiny', Rule('architecture, see `geoalign models`'))
+    model: str = setting('vit-tiny', Rule('architecture, see `geoalign models`'))
     init: str = setting('', Rule(
         "start: an open_clip 'architecture.tag', a folder, a file, or another run's latest.pt; "
         "empty: random weights"))
@@ -551,7 +551,7 @@ def _given(tables: dict[str, object]) -> list[str]:
 
 # %% ../../nbs/40a_presets.ipynb #003a0026
 def load_preset(
-    name: str,  # 'tiny', 'debug', or the path of a .toml file
+    name: str,  # 'vit-tiny', 'debug', or the path of a .toml file
     overrides: dict[str, object] | None = None,  # {'stage1.epochs': '2'}
     options: Iterable[str] = (),  # names that the caller reads itself, for suggestions
 ) -> Preset:

@@ -3,7 +3,7 @@
     python tests/benchmarks/gpu_training.py                     # ViT-B/16 and ViT-L/14-336 at batch 32: some minutes on one GPU, most of them compilation
     python tests/benchmarks/gpu_training.py --seconds 110       # what was not begun by then is left out and named in the result
     python tests/benchmarks/gpu_training.py --build-only        # only compile DeepSpeed's FusedAdam (about a minute, once per computer)
-    python tests/benchmarks/gpu_training.py --models geoalign-tiny --size 64 --batch 2 --steps 2 --forms plain zero --out /elsewhere/gpu.json   # a trial without a GPU
+    python tests/benchmarks/gpu_training.py --models vit-tiny --size 64 --batch 2 --steps 2 --forms plain zero --out /elsewhere/gpu.json   # a trial without a GPU
 
 Timed is the whole optimiser step of `train.engine.train_step` and `train.zero.zero_step`, as training calls them: forward, losses, backward, clipped
 gradient, AdamW. Four forms: `plain`; `compiled` (blocks by `engine.compile_blocks`); `zero` (ZeRO-2, FusedAdam, blocks computed again in the backward pass:

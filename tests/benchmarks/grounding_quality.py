@@ -25,8 +25,8 @@ import torch
 
 from geoalignclip_nb.zoo import random_twin
 from geoalignclip_nb.core import GeoAlignError, asset, assets_dir, cpu_name, stable_hash, write_beside
-from geoalignclip_nb.ground import METHODS, RESULTS, ground
-from geoalignclip_nb.model import GeoAlignCLIP
+from geoalignclip_nb.ground import METHODS, RESULTS, ground, usable_methods
+from geoalignclip_nb.model import BUNDLED_MODELS, GeoAlignCLIP
 from geoalignclip_nb.pointing import centre_map, energy_in_box, pointing_hit
 from geoalignclip_nb.scenes import absent_phrases, make_scenes
 from geoalignclip_nb.vision import load_image
@@ -111,10 +111,10 @@ def summary(dataset, method, items, seed, resamples=300):
 
 def measure(dataset, pictures, model, untrained, seed):
     "All rows of one set of pictures, and what gives the colour scales: peaks of present phrases, floors of absent ones, contrasts of present ones"
-    rng, items = np.random.default_rng(seed), {}
+    rng, items, methods = np.random.default_rng(seed), {}, usable_methods(model)
     for image, present, absent in pictures:
         image = load_image(image)
-        for name in METHODS:
+        for name in methods:
             *item, shape = ask(model, image, present, absent, name)
             items.setdefault(name, []).append(item)
         items.setdefault('random weights', []).append(ask(untrained, image, present, absent, 'similarity')[:4])
@@ -129,7 +129,7 @@ def load(name):
     if name.startswith('random:'): model, sha = GeoAlignCLIP.create(name.removeprefix('random:')), ''
     else:
         model = GeoAlignCLIP.from_pretrained(name)
-        folder = asset('geoalign-tiny') if name == 'geoalign-tiny' else Path(name)
+        folder = asset(name) if name in BUNDLED_MODELS else Path(name)
         file = folder/'model.safetensors' if folder.is_dir() else folder
         sha = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ''
     return model, random_twin(model, seed=1), sha

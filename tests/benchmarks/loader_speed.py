@@ -8,7 +8,7 @@ decoded images with the Stage II settings of preset `ablation`), then read by th
 `alone` is the loader by itself. Beside a step that computes about as long as a batch takes to load (matrix products on one thread), the same
 batches are taken one after the other (`in turn`) and prepared in the background (`ahead`). The cases are interleaved, so that a busy machine slows all of
 them alike; medians over the rounds, ratios within one run. At best `ahead` is twice `in turn`.
-`step` is a Stage II step of `geoalign-tiny` on the batches of 'files', and `step / batch` the number of batches that the loader makes in that time.
+`step` is a Stage II step of `vit-tiny` on the batches of 'files', and `step / batch` the number of batches that the loader makes in that time.
 With `--before FOLDER` (a checkout of another commit) both commits load the same data in turn, in processes of their own, and count their CPU time, which
 other work on the machine changes little.
 The result goes to nbs/assets/results/loader_speed.json.

@@ -1,7 +1,7 @@
 """Peak memory of a Stage II step against batch size, with and without gradient checkpointing, each point in a process of its own.
 
     python tests/benchmarks/step_memory.py                      # ViT-B/16: about four minutes on 2 idle cores, and as much memory as the points need
-    python tests/benchmarks/step_memory.py --model geoalign-tiny --size 64 --batches 1 2 --out /elsewhere/memory.json   # a trial
+    python tests/benchmarks/step_memory.py --model vit-tiny --size 64 --batches 1 2 --out /elsewhere/memory.json   # a trial
 
 The peak is the high-water mark of resident memory (Linux) minus what is resident before the step begins: weights, batch and libraries. It holds the
 gradients (`gradient_bytes`) and all that the backward pass needs. The forms are those of step_forms.py, here each as one graph. A point that does not fit into the

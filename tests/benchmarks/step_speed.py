@@ -1,7 +1,7 @@
 """What a Stage II training step costs: ours, the literal form and FG-CLIP v1's (see step_forms.py), and where the time of ours goes.
 
     python tests/benchmarks/step_speed.py                       # ViT-B/16 at batch 8: about eleven minutes on 2 idle cores
-    python tests/benchmarks/step_speed.py --model geoalign-tiny --size 64 --batch 2 --rounds 1 --out /elsewhere/speed.json   # a trial, seconds
+    python tests/benchmarks/step_speed.py --model vit-tiny --size 64 --batch 2 --rounds 1 --out /elsewhere/speed.json   # a trial, seconds
 
 Timed are forward, five losses and backward in bf16 (as `train.engine.train_step`, without the optimiser, which is the same for all). First the three
 forms are held against each other on a small model in fp32: losses equal to 1e-4, gradients to 0.1 %; the script stops where they are not. Then every
