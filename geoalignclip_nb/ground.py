@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NEUTRAL', 'SLOPE_SCALE', 'METHODS', 'RESULTS', 'frozen_eval', 'cosines', 'similarity', 'contrast', 'ImageToCosines',
-           'last_norm', 'to_grid', 'cam_layer', 'gradcam', 'visible_attention', 'block_inputs', 'legrad', 'Method',
-           'crop_to_image', 'GroundResult', 'peak', 'measured_scale', 'frame_of', 'ground']
+           'last_norm', 'to_grid', 'cam_layer', 'gradcam', 'visible_attention', 'vit_blocks', 'block_inputs', 'legrad',
+           'Method', 'usable_methods', 'crop_to_image', 'GroundResult', 'peak', 'measured_scale', 'frame_of', 'ground']
 
 # %% ../nbs/14_grounding.ipynb #e6f7a139
 import copy
@@ -163,6 +163,12 @@ def visible_attention(block: nn.Module) -> Iterator[list[torch.Tensor]]:
         else: block.attention = before
 
 # %% ../nbs/14_grounding.ipynb #afcac78b
+def vit_blocks(model: nn.Module) -> nn.Sequential | None:
+    "Residual blocks of open_clip's own ViT; None for another image tower"
+    visual = model.clip.visual
+    blocks = getattr(getattr(visual, 'transformer', None), 'resblocks', None)
+    return blocks if getattr(visual, 'proj', None) is not None else None
+
 def block_inputs(
     model: nn.Module,
     images: torch.Tensor,  # (1,3,S,S)
@@ -170,8 +176,8 @@ def block_inputs(
 ) -> list[tuple[nn.Module, torch.Tensor]]:  # (block, its input (1,N,C))
     "The input of each of the last blocks in one ordinary pass"
     visual, found = model.clip.visual, []
-    blocks = getattr(getattr(visual, 'transformer', None), 'resblocks', None)
-    if blocks is None or getattr(visual, 'proj', None) is None:
+    blocks = vit_blocks(model)
+    if blocks is None:
         raise GeoAlignError(f"Method legrad needs open_clip's own ViT, not {type(visual).__name__}; use method similarity or contrast.")
     hooks = [b.register_forward_pre_hook(lambda m, args: found.append((m, args[0]))) for b in blocks[-last:]]
     try:
@@ -223,6 +229,10 @@ METHODS = dict(
     gradcam=Method(gradcam, 'relevance'),
     legrad=Method(legrad, 'relevance'),
 )
+
+def usable_methods(model: nn.Module) -> list[str]:
+    "Heatmap methods that the image tower allows: `legrad` needs a ViT, the others a dense feature map"
+    return [name for name in METHODS if name != 'legrad' or vit_blocks(model) is not None]
 
 # %% ../nbs/14_grounding.ipynb #01eeef4c
 def crop_to_image(

@@ -147,13 +147,19 @@ def test_a_box_over_the_edge_is_cut_and_said(scene, tmp_path, capsys):
 
 def test_ground_without_files_prints(scene, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    code, out, err = called(capsys, 'ground', scene[0], '--phrases', 'roof')
+    code, out, err = called(capsys, 'ground', scene[0], '--phrases', 'roof;roof of a building', '--model', 'vit-tiny')
     assert code == 0 and 'roof: peak' in out and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('method', ['gradcam', 'legrad'])
-def test_ground_with_other_methods(method, scene, tmp_path, capsys):
-    code, out, err = called(capsys, 'ground', scene[0], '--phrases', 'roof;road', '--method', method, '--json', tmp_path/'a.json')
+def test_legrad_without_attention_is_refused_in_one_sentence(scene, tmp_path, capsys):
+    code, out, err = called(capsys, 'ground', scene[0], '--phrases', 'roof', '--method', 'legrad', '--json', tmp_path/'a.json')
+    assert code == 2 and err.count('\n') == 1 and "legrad needs open_clip's own ViT" in err and not list(tmp_path.glob('a.json'))
+
+
+@pytest.mark.parametrize('method, model', [('gradcam', 'geoalign-tiny'), ('gradcam', 'vit-tiny'), ('legrad', 'vit-tiny')])
+def test_ground_with_other_methods(method, model, scene, tmp_path, capsys):
+    words = '--phrases', 'roof;road', '--method', method, '--model', model
+    code, out, err = called(capsys, 'ground', scene[0], *words, '--json', tmp_path/'a.json')
     assert code == 0, err
     record = json.loads((tmp_path/'a.json').read_text())
     assert record['kind'] == 'relevance' and record['method'] == method and all(m['minimum'] >= 0 for m in record['maps'])
@@ -245,7 +251,7 @@ def test_bench_tells_unknown_words_once(capsys, tmp_path, monkeypatch):
     from geoalignclip_nb.scenes import make_scenes
     monkeypatch.setenv('GEOALIGN_CACHE', str(tmp_path/'cache'))
     for i, s in enumerate(make_scenes(6, size=64)):
-        (tmp_path/'set'/f'zeppelin{i}quokka').mkdir(parents=True)
-        s.image.save(tmp_path/'set'/f'zeppelin{i}quokka'/'a.png')
+        (tmp_path/'set'/f'xqzzt{i}wvkkq').mkdir(parents=True)
+        s.image.save(tmp_path/'set'/f'xqzzt{i}wvkkq'/'a.png')
     code, out, err = called(capsys, 'bench', 'scene_classification', '--dataset', 'folder', '--root', tmp_path/'set', '--precision', 'fp32')
-    assert code == 0 and (out + err).count('never saw') == 1 and 'distinct texts' in out
+    assert code == 0 and (out + err).count('cannot read') == 1 and 'distinct texts' in out
