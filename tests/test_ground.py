@@ -18,7 +18,7 @@ from PIL import Image
 from small_towers import small_model
 
 from geoalignclip_nb.core import GeoAlignError, asset, to_pixels
-from geoalignclip_nb.ground import (METHODS, RESULTS, GroundResult, Method, block_inputs, contrast, cosines, frozen_eval, gradcam, ground, measured_scale, last_norm, legrad, crop_to_image, peak, similarity, to_grid, visible_attention)
+from geoalignclip_nb.ground import (METHODS, RESULTS, GroundResult, Method, block_inputs, contrast, cosines, frozen_eval, gradcam, ground, measured_scale, last_norm, legrad, crop_to_image, peak, similarity, to_grid, usable_methods, visible_attention)
 from geoalignclip_nb.pointing import centre_map, cover, energy_in_box, pointing_hit
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.scenes import make_scene
@@ -638,17 +638,16 @@ def test_quality_file():
             if v is not None: assert r['ci95'][k][0] - 1e-9 <= v <= r['ci95'][k][1] + 1e-9
         for c in r['classes'].values(): assert c['ci95']['pointing_game'][0] - 1e-9 <= c['pointing_game'] <= c['ci95']['pointing_game'][1] + 1e-9
     for name in {r['dataset'] for r in q['rows']}:
-        assert {*METHODS, 'centre', 'random map', 'random weights'} == {r['method'] for r in q['rows'] if r['dataset'] == name}
+        assert {*usable_methods(GeoAlignCLIP.from_pretrained(q['model'])), 'centre', 'random map', 'random weights'} == {r['method'] for r in q['rows'] if r['dataset'] == name}
 
 
 def test_quality_file_belongs_to_the_bundled_weights():
     q = result_file(RESULTS)
-    if q['model'] != 'vit-tiny': pytest.skip('measured on another model')
-    try: weights = asset('vit-tiny/model.safetensors')
-    except GeoAlignError: pytest.skip('no bundled weights yet')
-    sha = hashlib.sha256(weights.read_bytes()).hexdigest()
+    sha = hashlib.sha256(asset(q['model'] + '/model.safetensors').read_bytes()).hexdigest()
     assert q['checkpoint'] == sha, 'run tests/benchmarks/grounding_quality.py again: the bundled weights have changed'
-    assert measured_scale(GeoAlignCLIP.from_pretrained('vit-tiny')) == tuple(q['cosine_scale'] or (0, .5))
+    model = GeoAlignCLIP.from_pretrained(q['model'])
+    assert measured_scale(model, 'contrast_scale') == tuple(q['contrast_scale'])
+    if 'cosine_scale' not in model.config: assert measured_scale(model) == tuple(q['cosine_scale'] or (0, .5))
 
 
 def test_speed_file():
