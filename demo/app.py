@@ -289,7 +289,7 @@ def make_handlers(grounder) -> tuple:
         gallery, bar, slider = render(shown, opacity, common, phrases[0], show_absent)
         table = score_table(np.asarray(result.scores), shown['boxes'], shown['phrases'], image.size) if len(boxes) else dict(headers=['#', 'box (px)', 'best match', *phrases], data=[])
         table['headers'][3:] = column_names(shown)
-        hint = ('Raw cosines of each box (RoIAlign on the patch map) with each phrase; ★ marks the best phrase of a box.' if len(boxes) else
+        hint = ('Raw cosines of each box (RoIAlign on the dense feature map) with each phrase; ★ marks the best phrase of a box.' if len(boxes) else
                 'No box was drawn. Draw one on the scene and press **Ground** to compare it with the phrases.')
         return (gallery, bar, gr.Dropdown(choices=shown['phrases'], value=shown['phrases'][0], interactive=True), slider, table, hint,
                 describe(shown, result.model, weights, notes), result.to_dict() | dict(weights=weights, warnings=notes), shown)
@@ -367,7 +367,7 @@ def build_demo(
                 button = gr.Button('Ground', variant='primary', elem_id='ground')
                 model = gr.Dropdown(list(models), value=models[0], label='Model', info='The first is bundled; the others are downloaded once.', elem_id='model')
                 with gr.Accordion('Advanced', open=not adapters.has_annotator(), elem_id='advanced'):
-                    method = gr.Radio(list(METHODS), value='contrast', label='Method', info='How heat is computed: contrast points best, similarity is the raw cosine. Scores of boxes are always cosines.')
+                    method = gr.Radio(list(METHODS), value='contrast', label='Method', info='How heat is computed: contrast is measured against “background”, similarity is the raw cosine, legrad needs a ViT. Scores of boxes are always cosines.')
                     opacity = gr.Slider(0, 1, .55, step=.05, label='Opacity of the heat')
                     common = gr.Checkbox(True, label='One scale for all phrases', info='Off: each phrase on its own range, which makes an absent object look found.')
                     show_absent = gr.Checkbox(False, label='Heat of phrases that are not found', info='Off: the picture stays plain where a phrase is not found.')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LONGEST_TEXT', 'TEXT_INPUTS', 'REGION_TEXTS', 'PASSED_ON', 'WHOLE', 'TOKENIZER_FILE', 'TOKEN_PARTS', 'BESIDE_CLIP',
            'BUNDLED_MODELS', 'WEIGHT_FILES', 'FREEZABLE', 'GeoAlignCLIP', 'create', 'read_tokenizer', 'load_folder',
-           'load_open_clip', 'from_state_dict', 'load_file_of', 'from_pretrained', 'start_vocabulary']
+           'load_open_clip', 'from_state_dict', 'load_file_of', 'bundled_models', 'from_pretrained', 'start_vocabulary']
 
 # %% ../nbs/13_model.ipynb #dcdc5b11
 import copy
@@ -26,7 +26,7 @@ from .architectures import (BUNDLED, activation, architecture, build_clip, confi
                                            has_hf_text, image_size, load_strictly, our_config, own_preprocess,
                                            read_safetensors)
 from .checkpoints import fit_config, read_weights
-from .core import GeoAlignError, asset, check_choice, clean_text, write_beside
+from .core import GeoAlignError, asset, assets_dir, check_choice, clean_text, write_beside
 from .regions import roi_features
 from .text import (PASS_PRICE, Tokenizer, WordPieceTokenizer, encode_tokens, hf_tower, length_groups,
                                   stretch_positions, stretch_text, text_lengths, text_width, token_table)
@@ -403,7 +403,12 @@ def use_preprocess(self: GeoAlignCLIP, **settings) -> GeoAlignCLIP:
     self.preprocess = Preprocess(**self.config['preprocess'])
     return self
 
-BUNDLED_MODELS = 'geoalign-tiny', 'vit-tiny'  # the wheel holds the first, a checkout both
+BUNDLED_MODELS = BUNDLED, 'vit-tiny'  # the wheel holds the first, a checkout both
+
+def bundled_models() -> list[str]:
+    "The bundled models whose weights this installation holds"
+    return [name for name in BUNDLED_MODELS if (assets_dir()/name).is_dir()]
+
 WEIGHT_FILES = '.pt', '.pth', '.bin', '.safetensors'
 
 def from_pretrained(

@@ -23,7 +23,7 @@ from .architectures import (BUNDLED, PRESETS, architecture, build_clip, configur
 from .checkpoints import from_hugging_face_config, read_weights
 from .core import GeoAlignError, asset, cache_dir, check_choice, sha256_of, write_beside
 from .lvlm import LVLMS, load as load_lvlm
-from .model import BUNDLED_MODELS, GeoAlignCLIP, create, from_state_dict, load_folder, load_open_clip
+from .model import BUNDLED_MODELS, GeoAlignCLIP, bundled_models, create, from_state_dict, load_folder, load_open_clip
 from .text import Tokenizer, encode_tokens, stretch_positions
 from .vision import Preprocess
 
@@ -91,7 +91,7 @@ def list_models(
     pattern: str = '*',  # shell pattern, case ignored; a bare word is searched anywhere in the name
 ) -> list:  # names for `load` and for every `--model`
     "Names of models, the bundled one first; raises `GeoAlignError` when none matches"
-    names = [*BUNDLED_MODELS, *PRESETS, *ENTRIES, *LVLMS, *(f'{arch}.{tag}' for arch, tag in open_clip.list_pretrained() if _answers(arch, tag))]
+    names = [*bundled_models(), *PRESETS, *ENTRIES, *LVLMS, *(f'{arch}.{tag}' for arch, tag in open_clip.list_pretrained() if _answers(arch, tag))]
     wild = pattern if any(c in pattern for c in '*?[') else f'*{pattern}*'
     found = [n for n in dict.fromkeys(names) if fnmatch.fnmatch(n.lower(), wild.lower())]
     if not found: raise GeoAlignError(f'No model is named like {pattern!r}; `geoalign models` lists all of them.')

@@ -19,17 +19,26 @@ from geoalignclip_nb.text import token_table
 def model(): return GeoAlignCLIP.create('vit-tiny')
 
 
-def test_bundled_model_loads_without_network_and_is_small():
-    model = GeoAlignCLIP.from_pretrained('vit-tiny')
-    assert model.trained and sum(p.numel() for p in model.parameters()) <= 30e6
-    assert len(model.clip.positional_embedding) == 248
+@pytest.mark.parametrize('name, most', [('geoalign-tiny', 31e6), ('vit-tiny', 30e6)])
+def test_bundled_models_load_without_network_and_are_small(name, most):
+    model = GeoAlignCLIP.from_pretrained(name)
+    assert model.trained and sum(p.numel() for p in model.parameters()) <= most
+    assert model.tokenizer.context_length == 248
     vectors = model.encode_text(['white plane', 'storage tank'])
     assert torch.isfinite(vectors).all() and torch.allclose(vectors.norm(dim=-1), torch.ones(2), atol=1e-4)
 
 
-def test_bundled_file_is_at_most_32_mb():
+@pytest.mark.parametrize('name, most', [('geoalign-tiny', 64e6), ('vit-tiny', 32e6)])
+def test_bundled_files_are_small(name, most):
     from geoalignclip_nb.core import asset
-    assert sum(f.stat().st_size for f in asset('vit-tiny').glob('*.safetensors')) <= 32e6
+    assert sum(f.stat().st_size for f in asset(name).glob('*.safetensors')) <= most
+
+
+def test_an_installation_without_vit_tiny_does_not_list_it(monkeypatch, tmp_path):
+    from geoalignclip_nb import model as module, zoo
+    (tmp_path/'geoalign-tiny').mkdir()
+    monkeypatch.setattr(module, 'assets_dir', lambda: tmp_path)
+    assert zoo.list_models()[0] == 'geoalign-tiny' and 'vit-tiny' not in zoo.list_models()
 
 
 def test_unknown_word_is_warned_about_once():
@@ -262,7 +271,7 @@ def test_an_empty_vocabulary_round_trips(tmp_path):
     assert not back.known_tokens.any() and torch.equal(table(back), table(model)) and len(table(back).unique(dim=0)) == 1
 
 
-def test_the_bundled_model_knows_exactly_its_tokens(tmp_path):
+def test_vit_tiny_knows_exactly_its_tokens(tmp_path):
     from geoalignclip_nb.core import asset
     from safetensors.torch import load_file
     model, file = GeoAlignCLIP.from_pretrained('vit-tiny'), load_file(asset('vit-tiny')/'model.safetensors')

@@ -389,7 +389,7 @@ def test_an_old_record_keeps_its_meaning():
     assert from_record({'stage1': None, 'stage2': None}) == Preset(precision='bf16')
 
 
-def test_the_bundled_model_keeps_a_readable_record():
+def test_vit_tiny_keeps_a_readable_record():
     configs = [json.loads(path.read_text()) for path in assets_dir().rglob('config.json')]
     records = [config['preset'] for config in configs if 'preset' in config]
     assert records

@@ -7,7 +7,7 @@
 
 `--data` defaults to GEOALIGN_DATA, else GEOALIGN_TEST_DATA. The result goes to nbs/assets/results/grounding_quality.json, where
 page 14a_pointing reads it; its `cosine_scale` and `contrast_scale` become the colour scales of that model. At most 3 minutes on 2 threads for the
-small model. Without trained weights: `--model random:geoalign-tiny`.
+small model. Without trained weights: `--model random:vit-tiny`.
 """
 import argparse
 import datetime
