@@ -73,7 +73,7 @@ FINE = 128  # cells along the longer side that a map is enlarged to
 
 def _fine_map(heat: np.ndarray) -> np.ndarray:
     "The map with at least `FINE` cells along its longer side; NaN stays NaN"
-    factor = -(-FINE // max(heat.shape))
+    factor = -(-FINE // max(heat.shape)) | 1  # odd: the center of a cell stays a cell, so no maximum is lost
     if factor == 1: return heat
     missing = ~np.isfinite(heat)
     lowest = 0 if missing.all() else np.nanmin(heat)
