@@ -70,9 +70,8 @@ def _distinct(phrases: list[str]) -> ParsedPhrases:
 
 def read_phrases(text: str) -> ParsedPhrases:
     "Phrases and notes of one text; raises `GeoAlignError` when there is no phrase"
-    if not isinstance(text, str): return _distinct([clean_text(text)])  # it refuses in its own sentence
     phrases = []
-    for part, quoted in split_parts(text):
+    for part, quoted in split_parts(text if isinstance(text, str) else clean_text(text)):  # it refuses anything but text
         if not re.sub(r'[\W_]+', '', part): continue  # nothing but punctuation
         phrase = clean_text(part)
         if not quoted: phrase = strip_request(phrase)
@@ -80,6 +79,7 @@ def read_phrases(text: str) -> ParsedPhrases:
     if not phrases: raise GeoAlignError(NO_PHRASE)
     return _distinct(phrases)
 
+# %% ../nbs/10a_phrases.ipynb #544559a1
 def parse_phrases(text: str) -> list[str]:
     "The phrases of one text, see `read_phrases`"
     return read_phrases(text).phrases
@@ -100,6 +100,7 @@ multispectral orthophoto panchromatic georeferenced uncultivated unpaved nonresi
 STOP_WORDS = frozenset("""a an and any are as at be by for from has have in into is it its near next of off on onto or other over
 some than that the their there these they this those to under up very was were what where which while with without""".split())
 
+# %% ../nbs/10a_phrases.ipynb #90c361e8
 @functools.cache
 def _spelling():
     "The word list of pyspellchecker (0.2 s, read once)"
@@ -123,8 +124,7 @@ def is_whole_piece(tokenizer, word: str) -> bool:
     if tokenizer is None or len(word) < 3: return False
     return len(tokenizer.word_ids(word)) == 1
 
-_REPEATED = re.compile(r'(.)\1\1')
-_ROMAN = re.compile(r'[ivx]+')
+# %% ../nbs/10a_phrases.ipynb #97ac89c6
 _COMMON = 100  # count in the word list, from which a word is worth a correction
 
 def _near_common(word: str) -> bool:
@@ -139,6 +139,9 @@ def _is_compound(word: str) -> bool:
     return any(in_dictionary(word[:i]) and in_dictionary(word[i:]) for i in cuts) and not _near_common(word)
 
 # %% ../nbs/10a_phrases.ipynb #e9c07dbd
+_REPEATED = re.compile(r'(.)\1\1')
+_ROMAN = re.compile(r'[ivx]+')
+
 def _is_latin(word: str) -> bool:
     return all('LATIN' in unicodedata.name(c, '') for c in word if c.isalpha())
 
@@ -183,6 +186,7 @@ def nearest_words(word: str, more: list[str] | tuple[str, ...] = (), count: int 
     correction = _spelling().correction(plain)
     return [correction] if correction and correction != plain else []
 
+# %% ../nbs/10a_phrases.ipynb #702fcfbf
 def unknown_sentence(phrase: str, unknown: list[str], more: list[str] | tuple[str, ...] = ()) -> str:
     "A warning about the unknown words of a phrase, with the nearest known words; '' where the phrase is understood"
     if has_meaning(phrase, unknown) and not unknown: return ''

@@ -51,6 +51,7 @@ def _place_record(place, size: tuple[int, int], georeference: Georeference | Non
         record['corners_map'] = map_points(georeference, box_corners(place.box))
     return record
 
+# %% ../nbs/13c_result_files.ipynb #bd12256f
 def _map_record(result, index: int, places: list) -> dict[str, object]:
     "Peak, range and places of one phrase"
     heat, peak = result.maps[index], result.peaks()[index]
@@ -62,6 +63,7 @@ def _map_record(result, index: int, places: list) -> dict[str, object]:
     if georeference is not None: record['peak_map'] = None if peak is None else map_points(georeference, peak)[0]
     return record | dict(places=[_place_record(place, size, georeference) for place in places])
 
+# %% ../nbs/13c_result_files.ipynb #fe6dc355
 def presence_record(result) -> dict[str, object]:
     "Per phrase `found`, `presence` (score) and `threshold`, and the coverage; None where the model has no calibration"
     told = list(result.presence) or [None] * len(result.phrases)
@@ -92,7 +94,7 @@ def _given_boxes(result) -> np.ndarray:  # (R,4)
     return np.zeros((0, 4)) if result.boxes is None else np.asarray(result.boxes, float)
 
 # %% ../nbs/13c_result_files.ipynb #65218aea
-COLUMNS = 'phrase', 'kind', 'score', 'found', 'x', 'y', 'x1', 'y1', 'x2', 'y2', 'X', 'Y', 'crs'
+COLUMNS = 'phrase', 'kind', 'score', 'found', 'x', 'y', 'x1', 'y1', 'x2', 'y2', 'map_x', 'map_y', 'crs'
 
 def _row(result, phrase: str, kind: str, score: float, point, box=None) -> dict[str, object]:
     "One row: a point (fractions), and a box (fractions) where there is one"
@@ -101,9 +103,10 @@ def _row(result, phrase: str, kind: str, score: float, point, box=None) -> dict[
     row |= dict(zip('xy', pixel_digits(np.multiply(point, size))))
     if box is not None: row |= dict(zip(('x1', 'y1', 'x2', 'y2'), pixel_digits(to_pixels([box], *size))))
     if result.georeference is not None:
-        row |= dict(zip('XY', map_points(result.georeference, point)[0])) | dict(crs=result.georeference.crs)
+        row |= dict(zip(('map_x', 'map_y'), map_points(result.georeference, point)[0])) | dict(crs=result.georeference.crs)
     return row
 
+# %% ../nbs/13c_result_files.ipynb #aa47b053
 def to_rows(result) -> list[dict[str, object]]:
     "Peaks, places and given boxes as rows with the keys `COLUMNS`"
     rows = []
@@ -116,6 +119,7 @@ def to_rows(result) -> list[dict[str, object]]:
         rows += [_row(result, phrase, 'given box', score, middle, box) for phrase, score in zip(result.phrases, scores)]
     return rows
 
+# %% ../nbs/13c_result_files.ipynb #10afbc46
 def csv_text(result) -> str:
     "The rows of `to_rows` as CSV with a header"
     text = io.StringIO(newline='')
@@ -133,6 +137,7 @@ def crs_urn(crs: str) -> str:
     if authority == ('EPSG', '4326'): return 'urn:ogc:def:crs:OGC:1.3:CRS84'  # longitude first, as the coordinates are
     return f'urn:ogc:def:crs:{authority[0]}::{authority[1]}'
 
+# %% ../nbs/13c_result_files.ipynb #9c758964
 def check_georeference(result):
     "Raise `GeoAlignError` where an image does not say where it is"
     if result.georeference is None:
@@ -142,6 +147,7 @@ def check_georeference(result):
         raise GeoAlignError('The image has a transform but names no CRS, so GeoJSON cannot be written; '
                             'set the CRS of the file, for example with gdal_edit.py -a_srs EPSG:32633.')
 
+# %% ../nbs/13c_result_files.ipynb #54caefc5
 def _ring(corners: list[list[float]]) -> list[list[float]]:
     "Corners as a closed ring, counterclockwise"
     x, y = np.array(corners).T
@@ -163,6 +169,7 @@ def _points_of(result, wgs84: bool):
         return reproject_points(found, result.georeference.crs).round(9).tolist() if wgs84 else found
     return convert
 
+# %% ../nbs/13c_result_files.ipynb #4713c675
 def _phrase_features(result, index: int, places: list, convert) -> list[dict[str, object]]:
     "Peak and places of one phrase; none of a phrase that is not found"
     phrase, peak = result.phrases[index], result.peaks()[index]
@@ -174,6 +181,7 @@ def _phrase_features(result, index: int, places: list, convert) -> list[dict[str
         features.append(_feature('place', convert(shape), phrase=phrase, score=six_digits(place.score)))
     return features
 
+# %% ../nbs/13c_result_files.ipynb #036dda3a
 def to_geojson(
     result,
     wgs84: bool = False,  # longitude and latitude instead of the file's CRS
