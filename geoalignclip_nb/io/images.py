@@ -39,6 +39,7 @@ def value_range(
     black, white = np.percentile(seen, [low, high])
     return (black, white) if white > black else (seen.min(), seen.max())
 
+# %% ../../nbs/03_images.ipynb #55828a04
 def scale_to_8bit(
     band: np.ndarray,  # (H,W), any number type
     black: float,  # value that becomes 0
@@ -58,6 +59,7 @@ def _scale_large(band: np.ndarray, black: float, white: float) -> np.ndarray:
     for start in range(0, len(band), 256): out[start:start + 256] = scale_to_8bit(band[start:start + 256], black, white)
     return out
 
+# %% ../../nbs/03_images.ipynb #6d60a83c
 def stretch_to_8bit(
     array: np.ndarray,  # (H,W) or (H,W,C), any number type
     low: float = 2,  # percentile that becomes black
@@ -86,6 +88,7 @@ class LoadedImage:
     bands: tuple[int, ...] = (1, 2, 3)  # counted from 1, the three or the one shown
     notes: list[str] = field(default_factory=list)  # one sentence each
 
+# %% ../../nbs/03_images.ipynb #3e810a99
 def _pixel_validity(pixels: Pixels) -> np.ndarray | None:
     "(H,W) bool: whether any shown band has a value; None: everywhere"
     valid = None if pixels.valid is None else pixels.valid.any(2)
@@ -107,6 +110,7 @@ def _to_8bit(pixels: Pixels, valid: np.ndarray | None) -> np.ndarray:
     stretched = stretch_to_8bit(values, valid=counted)
     return stretched if pixels.valid is None else np.where(pixels.valid, stretched, np.uint8(0))
 
+# %% ../../nbs/03_images.ipynb #d91c2750
 def pixels_to_image(pixels: Pixels, name: str) -> LoadedImage:
     "8-bit RGB from bands of any number type"
     valid = _pixel_validity(pixels)
@@ -132,6 +136,7 @@ def band_axis(
     if first == last or min(first, last) >= sorted(shape)[1]: return None
     return 0 if first < last else 2
 
+# %% ../../nbs/03_images.ipynb #e506d6e3
 def _no_image(array, why: str) -> GeoAlignError:
     return GeoAlignError(f'An array of shape {tuple(array.shape)} and type {array.dtype} is not an image ({why}); '
                          'give numbers of shape (height, width) or (height, width, bands).')
@@ -160,6 +165,7 @@ def _split_array(source) -> tuple[np.ndarray, np.ndarray | None]:
     if not isinstance(source, np.ma.MaskedArray): return bands_last(np.asarray(source), is_tensor), None
     return bands_last(source.data), ~bands_last(np.ma.getmaskarray(source))
 
+# %% ../../nbs/03_images.ipynb #9ff65cad
 def array_pixels(
     source,  # array, masked array or tensor: (H,W), (H,W,C) or (C,H,W)
     options: ReadOptions = ReadOptions(),
@@ -181,6 +187,7 @@ def array_pixels(
     if valid is not None: valid = valid[..., shown] if valid.shape[2] == count else valid
     return Pixels(values[..., shown], valid, band_count=count, bands=bands, notes=notes)
 
+# %% ../../nbs/03_images.ipynb #c2448c9f
 def from_array(
     array,  # array, masked array or tensor: (H,W), (H,W,C) or (C,H,W); bool, uint8, or deeper, which is stretched
     max_pixels: float = 400e6,  # more are refused
@@ -208,6 +215,7 @@ def _lab_to_rgb(image: Image.Image) -> Image.Image:
     profiles = ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB')
     return ImageCms.profileToProfile(image, *profiles, outputMode='RGB')
 
+# %% ../../nbs/03_images.ipynb #629539fe
 def convert_image(
     image: Image.Image,  # any mode
     bands: str | Sequence[int] | None = None,  # one or three of its channels, counted from 1
@@ -230,6 +238,7 @@ def convert_image(
     notes = [f'No pixel of {name} is valid.'] if valid is not None and not valid.any() else []
     return LoadedImage(image, valid, None, count, shown, notes)
 
+# %% ../../nbs/03_images.ipynb #4e1fe47c
 def to_rgb(
     image: Image.Image,  # any mode
 ) -> Image.Image:  # RGB, upright
@@ -260,6 +269,7 @@ def _first_match(marks: dict[bytes, str], head: bytes) -> str | None:
         if head.startswith(mark) or head[4:].startswith(mark) and len(mark) > 3: return value
     return None
 
+# %% ../../nbs/03_images.ipynb #3f341bea
 def display_name(source) -> str:
     "Name of an image for a message: its file without the folders"
     if isinstance(source, Image.Image): source = getattr(source, 'filename', '')
@@ -279,6 +289,7 @@ def decode_fault(
     reason = f' ({reason})' if is_short else ''
     return f'{name} is damaged or cut off{reason}; copy or download it again.'
 
+# %% ../../nbs/03_images.ipynb #419d9056
 def _load_unknown(head: bytes, source: Path | bytes, name: str, options: ReadOptions) -> LoadedImage:
     "A file that Pillow does not know, through the drivers of rasterio"
     hint = _first_match(OTHER_MARKS, head)
@@ -295,6 +306,7 @@ def _decode(image: Image.Image, name: str, options: ReadOptions) -> LoadedImage:
     image.load()
     return convert_image(image, options.bands, name)
 
+# %% ../../nbs/03_images.ipynb #651d6cfb
 def _load_open(file, source: Path | bytes, name: str, options: ReadOptions) -> LoadedImage:
     "An open file; rasterio opens `source` itself"
     head = file.read(32)
@@ -328,6 +340,7 @@ def _load(source, options: ReadOptions) -> LoadedImage:
     if isinstance(source, (bytes, bytearray, memoryview)): return _load_open(io.BytesIO(source), bytes(source), name, options)
     return pixels_to_image(array_pixels(source, options), 'The array')
 
+# %% ../../nbs/03_images.ipynb #ef44df39
 def _load_or_explain(source, options: ReadOptions) -> LoadedImage:
     "As `_load`, with every failure as one sentence"
     try: return _load(source, options)
@@ -344,6 +357,7 @@ def load_image(
     "Read an image of almost any kind; raises `GeoAlignError` with one sentence where that is impossible"
     return _load_or_explain(source, ReadOptions(max_pixels, size, bands)).rgb
 
+# %% ../../nbs/03_images.ipynb #707296a6
 def read_image(
     source,  # as `load_image` takes it
     max_pixels: float = 400e6,

@@ -82,6 +82,7 @@ def tiff_tags(
     tags.load(file)
     return tags
 
+# %% ../../nbs/02a_rasters.ipynb #ca0e72fd
 def stored_orientation(
     file,  # binary file, any format
 ) -> int:  # 1 to 8; 1 where the file does not say
@@ -180,6 +181,7 @@ def _control_points(dataset, name: str) -> tuple[tuple[float, ...], str, list[st
             f'which they miss by up to {max(misses):.3g} units.')
     return place.transform, crs.to_string() if crs else '', [note]
 
+# %% ../../nbs/02a_rasters.ipynb #173adcbf
 def locate(
     dataset,  # an open rasterio dataset
     name: str,  # for the notes
@@ -214,6 +216,7 @@ def open_fault(
                 'convert it where GDAL can, with `gdal_translate -co COMPRESS=DEFLATE`.')
     return f'{name} is damaged or cut off (its header cannot be read); copy or download it again.'
 
+# %% ../../nbs/02a_rasters.ipynb #35152f26
 @contextmanager
 def open_raster(
     source,  # path, or the bytes of a file
@@ -268,6 +271,7 @@ def color_order(
         found += matches
     return tuple(found)
 
+# %% ../../nbs/02a_rasters.ipynb #fc1e5df2
 def default_bands(
     colors: Sequence[int],  # numbers of the bands that are neither alpha nor mask
     order: tuple[int, ...] | None,  # from `color_order`
@@ -337,6 +341,7 @@ class Pixels:
     georeference: Georeference | None = None
     notes: list[str] = field(default_factory=list)
 
+# %% ../../nbs/02a_rasters.ipynb #0cd7eec9
 @dataclass
 class RasterFile:
     "An open raster and the shape that it is read in"
@@ -388,6 +393,7 @@ def apply_palette(
     for number, color in palette.items(): table[number] = color
     return table[np.minimum(values.astype(np.int32), len(table) - 1)]
 
+# %% ../../nbs/02a_rasters.ipynb #021de4fc
 def _bit_depth(dataset, band: int) -> int:
     "Bits of one number"
     bits = dataset.tags(band, ns='IMAGE_STRUCTURE').get('NBITS')
@@ -405,7 +411,7 @@ def natural_values(
     if values.dtype != np.uint8 or bits == 8: return values
     return ((values.astype(np.uint16) * 255 + top // 2) // top).astype(np.uint8)
 
-# %% ../../nbs/02a_rasters.ipynb #0cd7eec9
+# %% ../../nbs/02a_rasters.ipynb #486cda88
 @dataclass
 class Alpha:
     "What a file says about transparency"
@@ -413,6 +419,7 @@ class Alpha:
     values: np.ndarray | None = None  # (H,W)
     notes: list[str] = field(default_factory=list)
 
+# %% ../../nbs/02a_rasters.ipynb #bc35d3a7
 def find_alpha(
     raster: RasterFile,
     chosen: Sequence[int],  # bands that the user chose, which are shown whatever their tag
@@ -448,6 +455,7 @@ def select_bands(
     shown = ', '.join(map(str, bands))
     return bands, [f"{raster.name} has {len(colors)} bands, of which {shown} are shown as red, green and blue; choose others with bands='4,3,2'."]
 
+# %% ../../nbs/02a_rasters.ipynb #e7f0ae2f
 def refuse_complex(raster: RasterFile, bands: Sequence[int]):
     "Raises `GeoAlignError` where a band holds complex numbers"
     for band in bands:
@@ -468,6 +476,20 @@ def _palette_of(dataset, bands: Sequence[int]) -> dict[int, tuple[int, ...]] | N
     is_palette = len(bands) == 1 and dataset.colorinterp[bands[0] - 1].name == 'palette'
     return dataset.colormap(bands[0]) if is_palette else None
 
+def _palette_pixels(raster: RasterFile, band: int, palette: dict[int, tuple[int, ...]]) -> Pixels:
+    "Colors of a palette image"
+    colors = apply_palette(raster.read([band], nearest=True)[..., 0], palette)
+    opacity = None if colors[..., 3].all() else colors[..., 3] / np.float32(255)
+    return Pixels(colors[..., :3], opacity=opacity)
+
+# %% ../../nbs/02a_rasters.ipynb #b4d74761
+def _add_alpha(pixels: Pixels, alpha: Alpha, bits: int):
+    "Validity and opacity of an alpha band of some bit depth"
+    top = 2 ** bits - 1 if alpha.values.dtype.kind in 'ui' else 1
+    opaque = alpha.values[..., None] != 0
+    pixels.opacity = alpha_opacity(alpha.values, top)
+    pixels.valid = opaque if pixels.valid is None else pixels.valid & opaque
+
 def shown_pixels(
     raster: RasterFile,
     bands: tuple[int, ...],
@@ -475,23 +497,14 @@ def shown_pixels(
 ) -> Pixels:  # as stored
     "The shown bands with their validity"
     dataset = raster.dataset
-    valid = band_validity(raster, bands)
-    opacity = None
     palette = _palette_of(dataset, bands)
-    if palette:
-        colors = apply_palette(raster.read(bands, nearest=True)[..., 0], palette)
-        values = colors[..., :3]
-        if not colors[..., 3].all(): opacity = colors[..., 3] / np.float32(255)
+    if palette: pixels = _palette_pixels(raster, bands[0], palette)
     else:
         is_inverted = dataset.tags(ns='IMAGE_STRUCTURE').get('MINISWHITE') == 'YES'
-        values = natural_values(raster.read(bands), _bit_depth(dataset, bands[0]), is_inverted)
-    if alpha.band:
-        is_integer = alpha.values.dtype.kind in 'ui'
-        top = 2 ** _bit_depth(dataset, alpha.band) - 1 if is_integer else 1
-        opacity = alpha_opacity(alpha.values, top)
-        opaque = alpha.values[..., None] != 0
-        valid = opaque if valid is None else valid & opaque
-    return Pixels(values, valid, opacity, dataset.count, bands, notes=list(alpha.notes))
+        pixels = Pixels(natural_values(raster.read(bands), _bit_depth(dataset, bands[0]), is_inverted))
+    pixels.valid = band_validity(raster, bands)
+    if alpha.band: _add_alpha(pixels, alpha, _bit_depth(dataset, alpha.band))
+    return replace(pixels, band_count=dataset.count, bands=bands, notes=list(alpha.notes))
 
 # %% ../../nbs/02a_rasters.ipynb #f96d6bec
 @dataclass(frozen=True)
@@ -507,6 +520,20 @@ def _turned(pixels: Pixels, orientation: int) -> Pixels:
     upright = {name: turn_upright(array, orientation) for name, array in arrays.items() if array is not None}
     return replace(pixels, **upright)
 
+def _check_dataset(raster: RasterFile, bands: Sequence[int], max_pixels: float):
+    "Raises `GeoAlignError` where the bands cannot be shown or are too large"
+    refuse_complex(raster, bands)
+    pixel_bytes = sum(np.dtype(raster.dataset.dtypes[band - 1]).itemsize for band in bands)
+    check_size(raster.shape[::-1], raster.name, max_pixels, pixel_bytes)
+
+def _add_location(pixels: Pixels, raster: RasterFile, orientation: int):
+    "Georeference of the pixels read, and the notes on it"
+    location = locate(raster.dataset, raster.name, orientation)
+    height, width = pixels.values.shape[:2]
+    pixels.georeference = location.georeference and location.georeference.resized(width, height)
+    pixels.notes += location.notes
+
+# %% ../../nbs/02a_rasters.ipynb #e04052fa
 def read_dataset(
     raster: RasterFile,  # `shape` is that of the file
     options: ReadOptions = ReadOptions(),
@@ -514,26 +541,21 @@ def read_dataset(
 ) -> Pixels:
     "The shown bands of an open raster, upright"
     dataset = raster.dataset
+    others = len(dataset.subdatasets)
+    if not dataset.count: raise GeoAlignError(f'{raster.name} holds {others} rasters; export the one you need as a GeoTIFF.')
     raster.shape = decimated_shape(dataset.shape, options.size)
-    if not dataset.count:
-        raise GeoAlignError(f'{raster.name} holds {len(dataset.subdatasets)} rasters; export the one you need as a GeoTIFF.')
-    check_size(raster.shape[::-1], raster.name, options.max_pixels)
     chosen = parse_bands(options.bands, dataset.count, raster.name)
-    if not chosen: refuse_complex(raster, dataset.indexes[:1])
+    _check_dataset(raster, chosen or dataset.indexes[:1], options.max_pixels)
     alpha = find_alpha(raster, chosen or ())
     bands, notes = select_bands(raster, alpha, chosen)
-    refuse_complex(raster, bands)
-    pixel_bytes = sum(np.dtype(dataset.dtypes[band - 1]).itemsize for band in bands)
-    check_size(raster.shape[::-1], raster.name, options.max_pixels, pixel_bytes)
+    _check_dataset(raster, bands, options.max_pixels)
     pixels = _turned(shown_pixels(raster, bands, alpha), orientation)
-    location = locate(dataset, raster.name, orientation)
-    height, width = pixels.values.shape[:2]
-    pixels.georeference = location.georeference and location.georeference.resized(width, height)
-    pixels.notes += notes + location.notes
-    if dataset.subdatasets:
-        pixels.notes.append(f'{raster.name} holds {len(dataset.subdatasets)} images, of which the first is read.')
+    pixels.notes += notes
+    _add_location(pixels, raster, orientation)
+    if others: pixels.notes.append(f'{raster.name} holds {others} images, of which the first is read.')
     return pixels
 
+# %% ../../nbs/02a_rasters.ipynb #8d729a3f
 def read_raster(
     source: Path | bytes,
     name: str,  # for messages
@@ -559,6 +581,7 @@ def has_world_file(path: Path) -> bool:
     capitals = [path.with_suffix(suffix.upper()) for suffix in suffixes]
     return any(name.is_file() for name in [*names, *capitals, path.with_name(path.name + '.aux.xml')])
 
+# %% ../../nbs/02a_rasters.ipynb #62979dd4
 def read_location(
     path: Path,
     name: str,  # for the notes
