@@ -309,7 +309,9 @@ def read_text(
         raise GeoAlignError(f'{path.name} is UTF-16 text; save it as UTF-8.')
     for encoding in encodings:
         with contextlib.suppress(UnicodeDecodeError): return raw.decode(encoding)
-    raise GeoAlignError(f'{path.name} is not UTF-8 text; save it as UTF-8.')
+    known = [e.removesuffix('-sig').upper() for e in encodings]
+    kind = f'not {known[0]}' if len(known) == 1 else 'neither ' + ' nor '.join(known)
+    raise GeoAlignError(f'{path.name} is {kind} text; save it as UTF-8.')
 
 def read_json(path: str | Path):
     "The content of a JSON file; raises `GeoAlignError` where it is missing, not UTF-8 or not JSON"

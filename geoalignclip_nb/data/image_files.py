@@ -8,6 +8,7 @@ __all__ = ['name_key', 'picture_path', 'ImageIndex', 'similar_name', 'matched_na
 # %% ../../nbs/30_image_files.ipynb #855faf08
 import os, re, unicodedata, warnings
 from collections import Counter
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -27,10 +28,10 @@ def picture_path(
 ) -> str:
     "Path of one image; raises `GeoAlignError` for a name that leaves `folder`"
     name = str(name)
-    parts = name.replace('\\', '/').split('/')
-    if Path(name).is_absolute() or '..' in parts:
+    if os.path.isabs(name) or '..' in name.replace('\\', '/').split('/'):
         raise GeoAlignError(f'Picture name {name} leaves the folder of pictures; correct the annotation file.')
-    return str(Path(folder)/name)
+    if '//' in name or './' in name: name = str(Path(name))
+    return os.path.join(folder, name)
 
 # %% ../../nbs/30_image_files.ipynb #38810255
 class ImageIndex:
@@ -90,19 +91,24 @@ def tell(
 
 def image_paths(
     folder: str | Path,
-    names,  # file names as the annotation writes them, repeats allowed
+    names: Iterable[str],  # file names as the annotation writes them, repeats allowed
     source: str = 'The annotation',  # of the names, for messages
     notes: list[str] | None = None,  # see `tell`
     *,
-    index: ImageIndex | None = None,  # of `folder`
+    beside: str | Path | None = None,  # folder that is looked into where `folder` lacks images
 ) -> dict[str, str]:  # name -> path, also where there is no such file
     "Path of every image, in another spelling where one file fits; raises `GeoAlignError` for a name that leaves the folder"
-    names = list(dict.fromkeys(names))
     paths = {name: picture_path(folder, name) for name in names}
-    index = index or ImageIndex(folder)
-    found = matched_names(index, names)
-    if found:
-        name, file = next(iter(found.items()))
-        tell(f'{source}: {len(found):,} of {len(names):,} image names are spelled otherwise on this disk (the first: '
+    open_names, matched = list(paths), {}
+    for place in (folder, beside):
+        if place is None or not open_names: continue
+        index = ImageIndex(place)
+        found = matched_names(index, open_names)
+        paths |= {name: os.path.join(place, found.get(name, name)) for name in open_names if name in index.names or name in found}
+        matched |= found
+        open_names = [name for name in open_names if name not in index.names and name not in found]
+    if matched:
+        name, file = next(iter(matched.items()))
+        tell(f'{source}: {len(matched):,} of {len(paths):,} image names are spelled otherwise on this disk (the first: '
              f'{name} is {file}); each was matched because one file alone fits it.', notes)
-    return paths | {name: str(Path(folder)/file) for name, file in found.items()}
+    return paths

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['SPLIT_NAMES', 'COCO_FORM', 'check_pictures', 'sentence', 'join_sentences', 'record_captions', 'caption_sample',
-           'caption_samples', 'warn_of', 'karpathy_records', 'karpathy_captions', 'rsicd', 'rsicd_testlike', 'ucm',
-           'ucm_labels', 'coco_id', 'group_categories', 'read_coco', 'coco_region', 'corners', 'split_names',
-           'images_of_split', 'readable_header', 'coco_frames', 'coco_boxes', 'thumbnails', 'dhash', 'whitened',
-           'phase_peaks', 'overlap_score', 'near_duplicates', 'group_pairs', 'rarest_class', 'assign_split',
-           'make_split', 'freeze_split']
+           'records_with_words', 'caption_samples', 'warn_of', 'karpathy_records', 'karpathy_captions', 'rsicd',
+           'rsicd_testlike', 'ucm', 'ucm_labels', 'coco_id', 'CocoFile', 'group_categories', 'read_coco', 'coco_region',
+           'corners', 'split_names', 'images_of_split', 'readable_header', 'coco_frames', 'coco_samples', 'coco_boxes',
+           'thumbnails', 'dhash', 'whitened', 'phase_peaks', 'overlap_score', 'near_duplicates', 'group_pairs',
+           'rarest_class', 'assign_split', 'make_split', 'freeze_split']
 
 # %% ../../nbs/31_sources.ipynb #443d93e5
 import json, os, warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,16 +24,16 @@ from PIL import Image
 from ..core import (GeoAlignError, Region, Sample, asset, assets_dir, expect_keys, read_json, stable_hash,
                                   write_beside)
 from .frames import BoxFrame, ImageHeader, SpokenSize, box_frames, fit_box, image_header
-from .image_files import image_paths, name_key, picture_path, tell
+from .image_files import image_paths, name_key, tell
 from ..pictures import load_image
 
 # %% ../../nbs/31_sources.ipynb #d64bb1f9
 def check_pictures(samples: list[Sample]) -> list[Sample]:  # the same samples
     "Raise `GeoAlignError` naming the first missing image and how many are missing"
-    folders = {Path(s.image).parent for s in samples}
+    folders = {os.path.dirname(s.image) for s in samples}
     have = set()
     for folder in folders:
-        if folder.is_dir(): have.update(os.path.join(folder, name) for name in os.listdir(folder))
+        if os.path.isdir(folder): have.update(os.path.join(folder, name) for name in os.listdir(folder))
     gone = [s.source_image_id for s in samples if s.image not in have]
     if not gone: return samples
     raise GeoAlignError(f'{len(gone):,} of {len(samples):,} pictures are missing, the first is {gone[0]}; unpack the whole set.')
@@ -58,7 +59,7 @@ def record_captions(record: dict) -> list[str]:
 
 def caption_sample(
     record: dict,  # of Karpathy's JSON
-    folder: str | Path,  # of images
+    image,  # path or PIL image
     source: str,  # name of the data set
 ) -> Sample:
     "One Karpathy record as a `Sample`; raises `GeoAlignError` for an image without words"
@@ -66,10 +67,21 @@ def caption_sample(
     words = [c for c in captions if sentence(c)]
     if not words:
         raise GeoAlignError(f'{name} in {source} has an empty sentence and no other one; repair the annotation file.')
-    return Sample(picture_path(folder, name), brief=sentence(words[0]), detailed=join_sentences(captions),
+    return Sample(image, brief=sentence(words[0]), detailed=join_sentences(captions),
                   captions=captions, id=f'{source}/{name}', source=source, source_image_id=name)
 
 # %% ../../nbs/31_sources.ipynb #74a64117
+def records_with_words(records: Iterable[dict], skipped: Counter) -> list[dict]:
+    "The records that have a sentence with words; `skipped` counts the others, and all blank sentences"
+    kept = []
+    for record in records:
+        captions = record_captions(record)
+        blank = len(record['sentences']) - len(captions)
+        if blank: skipped['blank sentence'] += blank
+        if any(map(sentence, captions)): kept.append(record)
+        else: skipped['image with blank sentences only'] += 1
+    return kept
+
 def caption_samples(
     records: Iterable[dict],  # of Karpathy's JSON
     folder: str | Path,  # of images
@@ -79,17 +91,10 @@ def caption_samples(
     notes: list[str],  # filled with sentences about names
 ) -> list[Sample]:
     "Samples of all images with words; raises `GeoAlignError` where none is left"
-    samples = []
-    for record in records:
-        captions = record_captions(record)
-        blank = len(record['sentences']) - len(captions)
-        if blank: skipped['blank sentence'] += blank
-        if any(map(sentence, captions)): samples.append(caption_sample(record, folder, source))
-        else: skipped['image with blank sentences only'] += 1
-    if not samples: raise GeoAlignError(f'No image of {source} has a sentence that is not empty; repair the annotation file.')
-    paths = image_paths(folder, [s.source_image_id for s in samples], source, notes)
-    for s in samples: s.image = paths[s.source_image_id]
-    return samples
+    kept = records_with_words(records, skipped)
+    if not kept: raise GeoAlignError(f'No image of {source} has a sentence that is not empty; repair the annotation file.')
+    paths = image_paths(folder, [r['filename'] for r in kept], source, notes)
+    return [caption_sample(r, paths[r['filename']], source) for r in kept]
 
 def warn_of(
     source: str,  # name of the data set
@@ -172,30 +177,35 @@ def coco_id(value):
     text = str(value).strip()
     return int(text) if text.isdecimal() and str(int(text)) == text else text
 
-def group_categories(coco: dict) -> list[dict]:
+class CocoFile(NamedTuple):
+    "The lists of a COCO file"
+    path: Path
+    images: list[dict]
+    annotations: list[dict]
+    categories: list[dict]
+
+def group_categories(coco: CocoFile) -> list[dict]:
     "Categories without boxes that only name the group (supercategory) of others"
-    groups = {c.get('supercategory') for c in coco['categories'] if c.get('supercategory') != c['name']}
-    used = {a['category_id'] for a in coco['annotations']}
-    return [c for c in coco['categories'] if c['name'] in groups and c['id'] not in used]
+    groups = {c.get('supercategory') for c in coco.categories if c.get('supercategory') != c['name']}
+    used = {a['category_id'] for a in coco.annotations}
+    return [c for c in coco.categories if c['name'] in groups and c['id'] not in used]
 
 def read_coco(
     path: str | Path,
     notes: list[str] | None = None,  # filled with sentences; None: they are warnings
-) -> dict[str, list[dict]]:  # images, annotations, categories
+) -> CocoFile:
     "A COCO file with comparable ids and without group categories; raises `GeoAlignError` for another form"
     data = read_json(path)
     with expect_keys(path, *COCO_FORM):
-        coco = {part: data[part] for part in ('images', 'annotations', 'categories')}
-        for entry in (*coco['images'], *coco['categories']): entry['id'] = coco_id(entry['id'])
-        for box in coco['annotations']:
-            for key in ('image_id', 'category_id'): box[key] = coco_id(box[key])
+        coco = CocoFile(Path(path), data['images'], data['annotations'], data['categories'])
+        for entry in (*coco.images, *coco.categories): entry['id'] = coco_id(entry['id'])
+        for box in coco.annotations: box.update(image_id=coco_id(box['image_id']), category_id=coco_id(box['category_id']))
         groups = group_categories(coco)
     if not groups: return coco
     names = ', '.join(repr(c['name']) for c in groups)
     tell(f'{Path(path).name}: {len(groups):,} categories without boxes only name the group of others and are left out '
          f'of the classes: {names}.', notes)
-    coco['categories'] = [c for c in coco['categories'] if c not in groups]
-    return coco
+    return coco._replace(categories=[c for c in coco.categories if c not in groups])
 
 # %% ../../nbs/31_sources.ipynb #c37c51ea
 def coco_region(
@@ -267,35 +277,48 @@ def coco_frames(
     headers = {name: readable_header(paths[name], said.size) for name, said in spoken.items()}
     return box_frames(headers, spoken, frame, source=source, notes=notes)
 
-def coco_boxes(
-    root: str | Path,  # folder with annotations.json and images/
+def coco_samples(
+    coco: CocoFile,  # the images lie in the folder images/ beside it
     split: str | None = None,  # None or 'all': every image; 'train' or 'val': the frozen split of `source`
     source: str = '',  # name written into the samples and looked up for splits; '': the folder's name
     skipped: Counter | None = None,  # filled with the count of skipped boxes by reason
     *,
     frame: str = 'auto',  # what the boxes refer to: 'upright', 'stored' or 'auto', see `frames.box_frames`
-    notes: list[str] | None = None,  # filled with sentences about names, classes and frames; None: they are warnings
+    notes: list[str] | None = None,  # filled with sentences about names and frames; None: they are warnings
 ) -> list[Sample]:  # regions have box and category, no words yet
-    "Read a folder of COCO boxes; images without boxes are kept; raises `GeoAlignError` for another form and missing images"
-    root, source = Path(root), source or Path(root).name
-    path, skipped = root/'annotations.json', Counter() if skipped is None else skipped
-    coco = read_coco(path, notes)
-    with expect_keys(path, *COCO_FORM):
-        classes = {c['id']: c['name'] for c in coco['categories']}
+    "Samples of a COCO file, images without boxes included; raises `GeoAlignError` for another form and missing images"
+    root, name = coco.path.parent, coco.path.name
+    source = source or root.name
+    skipped = Counter() if skipped is None else skipped
+    with expect_keys(name, *COCO_FORM):
+        classes = {c['id']: c['name'] for c in coco.categories}
         boxes = defaultdict(list)
-        for a in coco['annotations']: boxes[a['image_id']].append(a)
-        images = images_of_split(coco['images'], source, split)
-        paths = image_paths(root/'images', [im['file_name'] for im in images], path.name, notes)
-        samples = {name: Sample(path, id=f'{source}/{name}', source=source, source_image_id=name) for name, path in paths.items()}
+        for a in coco.annotations: boxes[a['image_id']].append(a)
+        images = images_of_split(coco.images, source, split)
+        paths = image_paths(root/'images', [im['file_name'] for im in images], name, notes)
+        samples = {n: Sample(p, id=f'{source}/{n}', source=source, source_image_id=n) for n, p in paths.items()}
         check_pictures(list(samples.values()))
-        frames = coco_frames(images, boxes, paths, frame, source=path.name, notes=notes)
+        frames = coco_frames(images, boxes, paths, frame, source=name, notes=notes)
         for image in images:
-            sample = samples[image['file_name']]
+            regions = samples[image['file_name']].regions
             for a in boxes[image['id']]:
-                region = coco_region(a, frames[sample.source_image_id], classes[a['category_id']], skipped)
-                if region in sample.regions: skipped['repeated'] += 1
-                elif region: sample.regions.append(region)
+                region = coco_region(a, frames[image['file_name']], classes[a['category_id']], skipped)
+                if region in regions: skipped['repeated'] += 1
+                elif region: regions.append(region)
     return list(samples.values())
+
+def coco_boxes(
+    root: str | Path,  # folder with annotations.json and images/
+    split: str | None = None,  # see `coco_samples`
+    source: str = '',
+    skipped: Counter | None = None,
+    *,
+    frame: str = 'auto',
+    notes: list[str] | None = None,
+) -> list[Sample]:
+    "Read a folder of COCO boxes, see `coco_samples`"
+    coco = read_coco(Path(root)/'annotations.json', notes)
+    return coco_samples(coco, split, source, skipped, frame=frame, notes=notes)
 
 # %% ../../nbs/31_sources.ipynb #f62dc28d
 def thumbnails(
