@@ -257,10 +257,15 @@ def _spoken_size(image: dict, boxes: list[dict]) -> SpokenSize:
     reach = tuple(ends.max(0).tolist()) if len(ends) else (0, 0)
     return SpokenSize((image['width'], image['height']), reach)
 
-def readable_header(path: str, size: tuple[int, int]) -> ImageHeader:
-    "`image_header`, or a header of the given size where the file cannot be read, which `load_image` reports later"
+def readable_header(
+    path: str,
+    size: tuple[int, int] | None,  # annotated (width, height)
+) -> ImageHeader:
+    "`image_header`, or one of the annotated size where the file cannot be read, which `load_image` reports later"
     try: return image_header(path)
-    except Exception: return ImageHeader(size)
+    except OSError:
+        if size: return ImageHeader(size)
+    raise GeoAlignError(f'{Path(path).name} cannot be read as an image; copy or download it again.')
 
 # %% ../../nbs/31_sources.ipynb #69b01a95
 def coco_frames(
