@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from fastcore.basics import patch
 
 from .core import GeoAlignError
-from .pictures import load_image
+from .io.images import load_image
 
 # %% ../nbs/16b_chat.ipynb #0a5d426b
 def data_url(picture) -> str:

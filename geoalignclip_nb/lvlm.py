@@ -18,7 +18,7 @@ from .boxtext import write_box
 from .chat import ChatServer, picture_key
 from .choices import ALPHABET, check_options, read_choice
 from .core import GeoAlignError, sha256_of, stable_hash
-from .pictures import load_image
+from .io.images import load_image
 
 # %% ../nbs/16_lvlm.ipynb #80b198fd
 @dataclass(frozen=True)

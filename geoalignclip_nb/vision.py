@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .core import GeoAlignError
-from .pictures import load_image, resize_image
+from .io.images import load_image, resize_image
 
 # %% ../nbs/11_vision.ipynb #101e78f2
 @dataclass

@@ -9,27 +9,30 @@ PACKAGE = 'geoalignclip_nb'
 ROOT = Path(__file__).resolve().parent.parent/PACKAGE
 ARROWS = {
     'core': [],
-    **{room: ['core'] for room in ('viz', 'things', 'pictures', 'text', 'regions')},
+    **{room: ['core'] for room in ('things', 'text', 'regions')},
+    'io.*': ['core', 'io.*'],
+    'viz': ['core', 'io.images'],
     'truth': ['core', 'things'],
     'scenes': ['core', 'things', 'truth'],
-    'vision': ['core', 'pictures'],
+    'vision': ['core', 'io.images'],
     'losses.*': ['core', 'losses.*'],
-    'data.loader': ['core', 'data.*', 'pictures', 'scenes'],  # procedural scenes are one of its sources
-    'data.*': ['core', 'data.*', 'pictures'],
+    'data.loader': ['core', 'data.*', 'io.images', 'scenes'],  # procedural scenes are one of its sources
+    'data.*': ['core', 'data.*', 'io.images'],
     'pyramid': ['core', 'vision'],
     'architectures': ['core', 'text', 'pyramid'],
-    'model': ['architectures', 'checkpoints', 'text', 'vision', 'regions'],
+    'model_folders': ['architectures', 'checkpoints'],
+    'model': ['architectures', 'checkpoints', 'model_folders', 'text', 'vision', 'regions'],
     'ledger': ['architectures', 'model'],
     'ground': ['model', 'viz', 'presence'],  # `ground` asks `presence.judge`, inside the function
     'presence': ['ground', 'vision'],
     'pointing': ['ground', 'viz'],
     'checkpoints': ['architectures', 'text'],
-    'zoo': ['model', 'checkpoints', 'lvlm'],
+    'zoo': ['model', 'checkpoints', 'model_folders', 'lvlm'],
     'boxtext': ['core'],
     'choices': ['core'],
-    'chat': ['core', 'pictures'],
-    'lvlm': ['core', 'boxtext', 'chat', 'choices', 'pictures'],
-    'bench.transfer_sets': ['data.*', 'scenes', 'things', 'pictures'],  # procedural scenes are one of its sets
+    'chat': ['core', 'io.images'],
+    'lvlm': ['core', 'boxtext', 'chat', 'choices', 'io.images'],
+    'bench.transfer_sets': ['data.*', 'scenes', 'things', 'io.images'],  # procedural scenes are one of its sets
     'bench.transfer': ['zoo', 'model', 'bench.*', 'bench.transfer_sets', 'ground', 'pointing', 'viz'],  # it measures heatmaps
     'bench.holdouts': ['zoo', 'bench.*', 'bench.transfer', 'bench.transfer_sets'],
     'bench.*': ['zoo', 'model', 'data.*', 'bench.*'],

@@ -11,7 +11,7 @@ from PIL import Image
 
 from geoalignclip_nb.core import Region, Sample
 from geoalignclip_nb.data import loader as L
-from geoalignclip_nb.pictures import crop_box, resize_image
+from geoalignclip_nb.io.images import crop_box, resize_image
 from geoalignclip_nb.text import Tokenizer
 from geoalignclip_nb.vision import Preprocess
 

@@ -15,7 +15,7 @@ from timm import create_model
 
 from geoalignclip_nb.architectures import build_clip
 from geoalignclip_nb.core import GeoAlignError
-from geoalignclip_nb.pictures import crop_box, pixel_box, read_tiff, resize_image, stretch_to_8bit
+from geoalignclip_nb.io.images import crop_box, pixel_box, read_tiff, resize_image, stretch_to_8bit
 from geoalignclip_nb.vision import Preprocess, encode_image, image_tower, load_image, resize_positions, value_only
 
 RNG = np.random.default_rng(0)

@@ -26,7 +26,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..core import GeoAlignError, Sample, choose_precision, precision_context, write_beside
-from ..pictures import crop_box, image_key, load_image
+from ..io.images import crop_box, image_key, load_image
 from ..text import encode_tokens
 from ..vision import Preprocess
 from ..zoo import published_preprocess

@@ -20,7 +20,7 @@ from .region_classification import box_rows, evaluate_regions
 from .retrieval import evaluate_retrieval
 from .scene_classification import evaluate_scenes, scene_rows
 from ..core import GeoAlignError, stable_hash
-from ..pictures import load_image
+from ..io.images import load_image
 
 # %% ../../nbs/59b_evaluation.ipynb #f60cfb1b
 class Question(NamedTuple):

@@ -18,7 +18,7 @@ from PIL import Image
 from ..core import Region, Sample, check_choice, data_dir, stable_hash
 from ..data.loader import View, boxes_inside
 from ..data.sources import coco_boxes, ucm, ucm_labels
-from ..pictures import load_image
+from ..io.images import load_image
 from ..scenes import KINDS, RECIPES, finish
 from ..things import GROUND, THINGS, Canvas
 

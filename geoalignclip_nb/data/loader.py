@@ -30,7 +30,7 @@ from torch import Tensor
 from .stream import epoch_steps, split_epoch
 from ..core import GeoAlignError, Region, Sample, cache_dir, data_dir
 from ..core import sha256_of, stable_hash, write_beside
-from ..pictures import crop_box, load_image, resize_image
+from ..io.images import crop_box, load_image, resize_image
 
 # %% ../../nbs/36_loader.ipynb #5120c5f7
 @lru_cache(1)  # the rows of an ablation begin with the same scenes

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ..core import GeoAlignError, Sample
 from .records import BadSample
-from ..pictures import load_image, resize_image
+from ..io.images import load_image, resize_image
 
 # %% ../../nbs/36b_stream.ipynb #c4f3c70d
 class _Samples(Sequence):

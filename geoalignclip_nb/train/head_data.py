@@ -24,7 +24,7 @@ from ..core import GeoAlignError, Region, Sample, data_dir, stable_hash
 from ..data.concepts import Concepts, holds_word, known_classes, mentioned
 from ..data.loader import View, boxes_inside, open_source, random_view
 from ..data.sources import ucm_labels
-from ..pictures import load_image
+from ..io.images import load_image
 from .presets import CheckedSettings, Rule, setting
 from .stores import FeatureStore, Item, items_hash
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..core import Sample, precision_context, write_beside
 from ..data.loader import View, view_image
 from ..model import GeoAlignCLIP
-from ..pictures import image_key, load_image
+from ..io.images import image_key, load_image
 from ..text import encode_tokens, hf_tower
 from .frozen import Features, trunk_features
 from .run_folder import lock_folder, read_plain
