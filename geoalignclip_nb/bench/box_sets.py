@@ -66,6 +66,7 @@ def coco_rows(out: BenchSet, path: str | Path) -> Iterator[BoxRow]:
             elif image is None: out.skipped['picture is not listed'] += 1
             else: yield BoxRow(image['file_name'], category, corners(a), annotated_size(image))
 
+# %% ../../nbs/50b_box_sets.ipynb #b480de15
 def annotated_size(image: dict) -> tuple[int, int] | None:  # None where there is none
     "(width, height) of an entry of a COCO file's list of images"
     size = image.get('width'), image.get('height')
@@ -98,6 +99,7 @@ BOX_SETS['vhr10'] = DataSet('vhr10', 'region_classification', vhr10, ('all',), '
 RRSIS_D = ('Expressway-Service-area', 'Expressway-toll-station', 'airplane', 'airport', 'baseballfield', 'basketballcourt', 'bridge', 'chimney', 'dam', 'golffield', 'groundtrackfield', 'harbor',
            'overpass', 'ship', 'stadium', 'storagetank', 'tenniscourt', 'trainstation', 'vehicle', 'windmill')  # ids 0-19
 
+# %% ../../nbs/50b_box_sets.ipynb #ae4a3ded
 class ReferItem(NamedTuple):
     "A sentence of a REFER folder and its annotation"
     name: str  # of the image
@@ -117,6 +119,7 @@ class ReferTables(NamedTuple):
     annotations: dict[object, dict]
     repeated: set  # ids of annotations that come more than once
 
+# %% ../../nbs/50b_box_sets.ipynb #bea6b05d
 def refer_tables(data: dict) -> ReferTables:
     "Look-up tables of an instances.json; ids may be numbers or text"
     ids = [coco_id(a['id']) for a in data['annotations']]
@@ -124,6 +127,7 @@ def refer_tables(data: dict) -> ReferTables:
                        {coco_id(c['id']): c['name'] for c in data['categories']},
                        dict(zip(ids, data['annotations'])), set(repeated(ids)))
 
+# %% ../../nbs/50b_box_sets.ipynb #60c9f13a
 def refer_annotation(ref: dict, tables: ReferTables) -> ReferItem:  # without text
     "The annotation of one entry of refs(unc).p; raises `LeftOut` with the reason where it cannot be used"
     key = coco_id(ref['ann_id'])
@@ -140,6 +144,7 @@ def refer_annotation(ref: dict, tables: ReferTables) -> ReferItem:  # without te
     if tables.files.get(coco_id(found['image_id'])) != ref['file_name']: raise LeftOut('file names disagree')
     return ReferItem(ref['file_name'], category, parse_box(found.get('bbox')), drawn, mask.shape[::-1], '')
 
+# %% ../../nbs/50b_box_sets.ipynb #4bb4e019
 def refer_items(out: BenchSet, refs: list[dict], data: dict) -> Iterator[ReferItem]:
     "Sentences of the split joined with their annotations; `out` counts those that cannot be used"
     tables = refer_tables(data)
@@ -158,6 +163,7 @@ def item_box(item: ReferItem, style: str) -> tuple:  # x1, y1, x2, y2 in pixels
     a, b, c, d = item.written
     return (a, b, a + c, b + d) if style == 'xywh' else item.written
 
+# %% ../../nbs/50b_box_sets.ipynb #ba1ee922
 def refer_rows(
     out: BenchSet,
     folder: Path,  # with refs(unc).p and instances.json
@@ -297,6 +303,7 @@ def choice_items(out: BenchSet, base: Path, task: str) -> list[dict]:
     if again: raise GeoAlignError(f'{f.name} uses the id {again[0]} twice; take the official file.')
     return items
 
+# %% ../../nbs/50b_box_sets.ipynb #4a255c49
 class ChoiceRow(NamedTuple):
     "A question of CHOICE, its region and the texts that compete"
     item: dict
@@ -313,6 +320,7 @@ def choice_frames(out: BenchSet, rows: list[ChoiceRow], paths: dict, headers: di
         if row.box and path in headers: said.setdefault(path, SpokenSize(row.size))
     return box_frames({path: headers[path] for path in said}, said, frame, source=out.name, notes=out.notes)
 
+# %% ../../nbs/50b_box_sets.ipynb #360899dd
 def choice_samples(
     out: BenchSet,
     base: Path,
@@ -341,6 +349,7 @@ COLOURS = ('white', 'black', 'red', 'blue', 'green', 'yellow', 'orange', 'purple
 CORNERS = ('top', 'bottom', 'left', 'right', 'top left', 'bottom right', 'top right', 'bottom left')
 FACINGS = tuple(f'{a} to {b}' for i in range(0, 8, 2) for a, b in (CORNERS[i:i + 2], CORNERS[i:i + 2][::-1]))  # the eight orientations of a vehicle
 
+# %% ../../nbs/50b_box_sets.ipynb #6388286b
 def option_row(item: dict, lists: Iterable[tuple[str, ...]] = ()) -> ChoiceRow:
     "A multiple-choice item as a row, see `option_rows`; raises `LeftOut` with the reason where it cannot be used"
     with expect_keys('A record of CHOICE'): options = options_of(item['question'])
@@ -356,6 +365,7 @@ def option_row(item: dict, lists: Iterable[tuple[str, ...]] = ()) -> ChoiceRow:
     if repeated([right, *others]): raise LeftOut('options repeat')
     return ChoiceRow(item, None, right, [(t, 'option') for t in others])
 
+# %% ../../nbs/50b_box_sets.ipynb #96792d68
 def option_rows(
     out: BenchSet,
     items: list[dict],
@@ -384,6 +394,7 @@ def read_mask(path: str | Path) -> np.ndarray | None:  # (H,W) bool; None where 
         with Image.open(path) as image: return np.asarray(ImageOps.exif_transpose(image).convert('L')) > 127
     except OSError: return None
 
+# %% ../../nbs/50b_box_sets.ipynb #456cdb99
 def mask_rows(out: BenchSet, base: Path, items: list[dict]) -> Iterator[ChoiceRow]:
     "Phrases with the box of their mask image"
     with expect_keys('A record of CHOICE'):
@@ -404,6 +415,7 @@ def answer_box(answer) -> tuple[float, float, float, float]:  # fractions; NaN w
     except (TypeError, ValueError): return parse_box(None)
     return (*points.min(0).tolist(), *points.max(0).tolist())
 
+# %% ../../nbs/50b_box_sets.ipynb #d341780b
 def corner_rows(out: BenchSet, items: list[dict], n: int = 10, seed: int = 0) -> Iterator[ChoiceRow]:
     "Four corners and the class in the question against the other classes of the set"
     asked = {}

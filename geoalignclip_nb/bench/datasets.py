@@ -168,6 +168,7 @@ def json_samples(
     with expect_keys(file, "in Karpathy's form", 'give the official file'):
         return check_pictures(caption_samples(records, folder, name, skipped=skipped, notes=notes))
 
+# %% ../../nbs/50a_datasets.ipynb #ec078343
 def base_name(file: str) -> str:
     "The last part of a path, written with either slash"
     return file.replace('\\', '/').rpartition('/')[2]
@@ -212,6 +213,7 @@ def _official_items(name: str, root: Path, split: str, *, skipped: Counter, note
     if more: notes.append(f'Pictures in the folder that no sentence names, left out: {len(more):,}, the first is {more[0]}.')
     return CaptionItems(samples, [root/CAPTION_FILES[name]['json']])
 
+# %% ../../nbs/50a_datasets.ipynb #0b18e93a
 def _packed_items(name: str, root: Path, split: str, form: str, *, skipped: Counter, notes: list[str]) -> CaptionItems:
     "A set in another packing"
     files = split_files(root, CAPTION_FILES[name][form], split)
@@ -223,6 +225,7 @@ def _packed_items(name: str, root: Path, split: str, form: str, *, skipped: Coun
     if name == 'rsicd' and split != 'test': notes.append("AMFMN's train files of RSICD hold the pictures of train and val.")
     return CaptionItems(samples, files + [names_file(f) for f in files])
 
+# %% ../../nbs/50a_datasets.ipynb #cfae36ee
 def caption_set(
     name: str,  # 'rsicd', 'rsitmd' or 'ucm'
     root: str | Path | None = None,  # folder of the set; None: under GEOALIGN_DATA
@@ -331,6 +334,7 @@ def without_unnamed(samples: list[Sample], classes: dict[str, list[str]], skippe
         skipped.update(f"class '{r.category}' without a name of its own" for r in lost)
         sample.regions = named
 
+# %% ../../nbs/50a_datasets.ipynb #58a6343a
 def coco_set(
     name: str,  # 'coco' (anyone's boxes), 'rsod', 'vedai' or 'airbus'
     root: str | Path | None = None,  # holds annotations.json and images/

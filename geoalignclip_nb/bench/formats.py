@@ -86,6 +86,7 @@ def mean_overlap(
     inside = _areas(shared)
     return float((inside / (_areas(boxes) + _areas(others) - inside).clip(1e-9)).mean())
 
+# %% ../../nbs/50ab_formats.ipynb #c5574815
 class BoxStyle(NamedTuple):
     "How four numbers are read, and why"
     name: str  # 'xyxy' or 'xywh'
@@ -129,6 +130,7 @@ def joined_decimals(fields: list[str]) -> list[list[str]]:
         joined.append([*fields[:i], f'{whole}.{decimals}', *fields[i + 2:]])
     return joined
 
+# %% ../../nbs/50ab_formats.ipynb #374fa2fa
 class RsvgLine(NamedTuple):
     "A sentence of RSVG-HR and its box"
     name: str  # of the image
@@ -201,7 +203,7 @@ def image_headers(
     headers, gone = {}, {}
     for path in paths:
         try: headers[path] = image_header(path)
-        except OSError: gone[path] = 'picture is unreadable' if Path(path).is_file() else 'picture is missing'
+        except (OSError, GeoAlignError): gone[path] = 'picture is unreadable' if Path(path).is_file() else 'picture is missing'
     if gone and not partial:
         path, why = next(iter(gone.items()))
         raise GeoAlignError(f'{len(gone):,} of {len(paths):,} pictures fail, the first: {Path(path).name} ({why}); '
@@ -225,6 +227,7 @@ def spoken_size(rows: list[BoxRow]) -> SpokenSize:  # of one image
     sizes = [row.size for row in rows if row.size]
     return SpokenSize(sizes[0] if sizes else None, tuple(ends.max(0).tolist()) if len(ends) else (0, 0))
 
+# %% ../../nbs/50ab_formats.ipynb #901c3574
 def note_other_size(path: str, header: ImageHeader, rows: list[BoxRow], out: BenchSet):
     "A note where an image does not have the annotated size"
     for row in rows:
@@ -233,6 +236,7 @@ def note_other_size(path: str, header: ImageHeader, rows: list[BoxRow], out: Ben
         out.notes.append(f'{Path(path).name} is {width} × {height}, its annotation says {row.size[0]} × {row.size[1]}.')
         return
 
+# %% ../../nbs/50ab_formats.ipynb #2dd3b9b0
 def rows_to_samples(
     out: BenchSet,
     folder: str | Path,  # of the images

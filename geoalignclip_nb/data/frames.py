@@ -9,6 +9,7 @@ __all__ = ['FRAMES', 'ImageHeader', 'image_header', 'SpokenSize', 'spoken_frame'
 # %% ../../nbs/30b_frames.ipynb #e6f4a0d4
 import struct
 from collections import Counter
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ from PIL import Image
 
 from ..core import check_choice, turn_boxes
 from .image_files import tell
+from ..io.images import upright_size
+from ..io.rasters import orientation_of
 
 # %% ../../nbs/30b_frames.ipynb #25ed54ef
 def _png_exif(file: BinaryIO) -> bytes | None:
@@ -38,6 +41,7 @@ def _orientation(image: Image.Image) -> int:
     except Exception: return 1  # `load_image` also leaves an image as it is where its EXIF is damaged
     return found if found in range(1, 9) else 1
 
+# %% ../../nbs/30b_frames.ipynb #4543a4e5
 class ImageHeader(NamedTuple):
     "What the head of an image file says"
     stored: tuple[int, int]  # (width, height) of the stored bitmap, pixels
@@ -48,13 +52,22 @@ class ImageHeader(NamedTuple):
         "(width, height) of the upright image"
         return self.stored[::-1] if self.orientation > 4 else self.stored
 
-def image_header(source) -> ImageHeader:  # of a path, a binary stream or a PIL image
-    "Size and orientation of an image file; raises OSError where Pillow cannot open it"
-    if isinstance(source, Image.Image): return ImageHeader(source.size)
+# %% ../../nbs/30b_frames.ipynb #cd31b185
+def _pillow_header(source) -> ImageHeader:
+    "The header as Pillow reads it; raises OSError or `Image.DecompressionBombError`"
     with Image.open(source) as image:
         orientation = _orientation(image)
         exchanged = image.format == 'TIFF' and orientation > 4  # Pillow exchanges the sides of a turned TIFF itself
         return ImageHeader(image.size[::-1] if exchanged else image.size, orientation)
+
+def image_header(source) -> ImageHeader:  # of a path, a binary stream or a PIL image
+    "Size and orientation of an image file; raises OSError or `GeoAlignError` where it cannot be opened"
+    if isinstance(source, Image.Image): return ImageHeader(source.size)
+    try: return _pillow_header(source)
+    except (OSError, Image.DecompressionBombError):
+        if not isinstance(source, (str, Path)): raise
+    size, orientation = upright_size(source), orientation_of(source)
+    return ImageHeader(size[::-1] if orientation > 4 else size, orientation)
 
 # %% ../../nbs/30b_frames.ipynb #67d1b142
 FRAMES = ('auto', 'upright', 'stored')
@@ -64,6 +77,7 @@ class SpokenSize(NamedTuple):
     size: tuple[int, int] | None = None  # annotated (width, height)
     reach: tuple[float, float] = (0, 0)  # largest x and y of its boxes, pixels
 
+# %% ../../nbs/30b_frames.ipynb #acc6ab62
 def _same_ratio(size: tuple[int, int], other: tuple[int, int]) -> float:
     "Difference between two ratios of sides, 0 where they are equal"
     return abs(np.log(size[0] * other[1] / (size[1] * other[0])))
@@ -91,6 +105,7 @@ class BoxFrame(NamedTuple):
         if self.orientation == 1: return box
         return tuple(turn_boxes([box], self.orientation)[0].tolist())
 
+# %% ../../nbs/30b_frames.ipynb #ab6edcc2
 def box_frame(header: ImageHeader, spoken: SpokenSize, frame: str) -> BoxFrame:
     "The frame of boxes that speak of the upright image or of the stored bitmap"
     size = header.stored if frame == 'stored' else header.upright
@@ -110,6 +125,7 @@ def _told(known: dict[str, str], default: str) -> str:
                      f'to the stored bitmap or to the upright image; {default} was chosen, and the option frame sets it')
     return ', and '.join(parts)
 
+# %% ../../nbs/30b_frames.ipynb #3868152d
 def box_frames(
     headers: dict[str, ImageHeader],  # key of an image (its path) -> header
     spoken: dict[str, SpokenSize],  # same keys
@@ -134,6 +150,7 @@ class FittedBox(NamedTuple):
     box: tuple[float, float, float, float] | None  # xyxy, fractions of the frame
     fault: str = ''  # 'unreadable', 'no area' or 'outside'
 
+# %% ../../nbs/30b_frames.ipynb #bba8bb56
 def fit_box(
     box,  # x1, y1, x2, y2 in pixels of the frame
     size: tuple[int, int],  # (width, height) of the frame, pixels

@@ -89,6 +89,7 @@ def tell(
     if notes is None: warnings.warn(sentence, stacklevel=3)
     else: notes.append(sentence)
 
+# %% ../../nbs/30_image_files.ipynb #ff0d3090
 def image_paths(
     folder: str | Path,
     names: Iterable[str],  # file names as the annotation writes them, repeats allowed

@@ -6,9 +6,9 @@
 __all__ = ['SPLIT_NAMES', 'COCO_FORM', 'check_pictures', 'sentence', 'join_sentences', 'record_captions', 'caption_sample',
            'records_with_words', 'caption_samples', 'warn_of', 'karpathy_records', 'karpathy_captions', 'rsicd',
            'rsicd_testlike', 'ucm', 'ucm_labels', 'coco_id', 'CocoFile', 'group_categories', 'read_coco', 'coco_region',
-           'corners', 'split_names', 'images_of_split', 'readable_header', 'coco_frames', 'coco_samples', 'coco_boxes',
-           'thumbnails', 'dhash', 'whitened', 'phase_peaks', 'overlap_score', 'near_duplicates', 'group_pairs',
-           'rarest_class', 'assign_split', 'make_split', 'freeze_split']
+           'corners', 'split_names', 'images_of_split', 'readable_header', 'coco_frames', 'add_regions', 'coco_samples',
+           'coco_boxes', 'thumbnails', 'dhash', 'whitened', 'phase_peaks', 'overlap_score', 'near_duplicates',
+           'group_pairs', 'rarest_class', 'assign_split', 'make_split', 'freeze_split']
 
 # %% ../../nbs/31_sources.ipynb #443d93e5
 import json, os, warnings
@@ -25,7 +25,7 @@ from ..core import (GeoAlignError, Region, Sample, asset, assets_dir, expect_key
                                   write_beside)
 from .frames import BoxFrame, ImageHeader, SpokenSize, box_frames, fit_box, image_header
 from .image_files import image_paths, name_key, tell
-from ..pictures import load_image
+from ..io.images import load_image
 
 # %% ../../nbs/31_sources.ipynb #d64bb1f9
 def check_pictures(samples: list[Sample]) -> list[Sample]:  # the same samples
@@ -57,6 +57,7 @@ def record_captions(record: dict) -> list[str]:
     texts = [str(s['raw'] or '').strip() for s in record['sentences']]
     return [t for t in texts if t]
 
+# %% ../../nbs/31_sources.ipynb #b006904f
 def caption_sample(
     record: dict,  # of Karpathy's JSON
     image,  # path or PIL image
@@ -82,6 +83,7 @@ def records_with_words(records: Iterable[dict], skipped: Counter) -> list[dict]:
         else: skipped['image with blank sentences only'] += 1
     return kept
 
+# %% ../../nbs/31_sources.ipynb #14e4e38b
 def caption_samples(
     records: Iterable[dict],  # of Karpathy's JSON
     folder: str | Path,  # of images
@@ -96,6 +98,7 @@ def caption_samples(
     paths = image_paths(folder, [r['filename'] for r in kept], source, notes)
     return [caption_sample(r, paths[r['filename']], source) for r in kept]
 
+# %% ../../nbs/31_sources.ipynb #8b36f480
 def warn_of(
     source: str,  # name of the data set
     skipped: Counter,
@@ -129,6 +132,7 @@ def karpathy_records(
     known = sorted(set(map(str, names)))
     raise GeoAlignError(f'{name} has no split {split}; choose one of {known}.')
 
+# %% ../../nbs/31_sources.ipynb #0b96e47b
 def karpathy_captions(
     root: str | Path,  # folder of the set
     annotations: str,  # JSON file inside `root`
@@ -177,6 +181,7 @@ def coco_id(value):
     text = str(value).strip()
     return int(text) if text.isdecimal() and str(int(text)) == text else text
 
+# %% ../../nbs/31_sources.ipynb #35090860
 class CocoFile(NamedTuple):
     "The lists of a COCO file"
     path: Path
@@ -190,6 +195,7 @@ def group_categories(coco: CocoFile) -> list[dict]:
     used = {a['category_id'] for a in coco.annotations}
     return [c for c in coco.categories if c['name'] in groups and c['id'] not in used]
 
+# %% ../../nbs/31_sources.ipynb #dd7a0fa6
 def read_coco(
     path: str | Path,
     notes: list[str] | None = None,  # filled with sentences; None: they are warnings
@@ -257,13 +263,14 @@ def _spoken_size(image: dict, boxes: list[dict]) -> SpokenSize:
     reach = tuple(ends.max(0).tolist()) if len(ends) else (0, 0)
     return SpokenSize((image['width'], image['height']), reach)
 
+# %% ../../nbs/31_sources.ipynb #b4990841
 def readable_header(
     path: str,
     size: tuple[int, int] | None,  # annotated (width, height)
 ) -> ImageHeader:
     "`image_header`, or one of the annotated size where the file cannot be read, which `load_image` reports later"
     try: return image_header(path)
-    except OSError:
+    except (OSError, GeoAlignError):
         if size: return ImageHeader(size)
     raise GeoAlignError(f'{Path(path).name} cannot be read as an image; copy or download it again.')
 
@@ -282,6 +289,13 @@ def coco_frames(
     headers = {name: readable_header(paths[name], said.size) for name, said in spoken.items()}
     return box_frames(headers, spoken, frame, source=source, notes=notes)
 
+def add_regions(sample: Sample, regions: list[Region | None], skipped: Counter):
+    "Add the regions that a sample does not have yet, and count the others"
+    for region in regions:
+        if region in sample.regions: skipped['repeated'] += 1
+        elif region: sample.regions.append(region)
+
+# %% ../../nbs/31_sources.ipynb #1d401b4b
 def coco_samples(
     coco: CocoFile,  # the images lie in the folder images/ beside it
     split: str | None = None,  # None or 'all': every image; 'train' or 'val': the frozen split of `source`
@@ -294,7 +308,7 @@ def coco_samples(
     "Samples of a COCO file, images without boxes included; raises `GeoAlignError` for another form and missing images"
     root, name = coco.path.parent, coco.path.name
     source = source or root.name
-    skipped = Counter() if skipped is None else skipped
+    if skipped is None: skipped = Counter()
     with expect_keys(name, *COCO_FORM):
         classes = {c['id']: c['name'] for c in coco.categories}
         boxes = defaultdict(list)
@@ -305,13 +319,12 @@ def coco_samples(
         check_pictures(list(samples.values()))
         frames = coco_frames(images, boxes, paths, frame, source=name, notes=notes)
         for image in images:
-            regions = samples[image['file_name']].regions
-            for a in boxes[image['id']]:
-                region = coco_region(a, frames[image['file_name']], classes[a['category_id']], skipped)
-                if region in regions: skipped['repeated'] += 1
-                elif region: regions.append(region)
+            frame_of_boxes = frames.get(image['file_name'])
+            regions = [coco_region(a, frame_of_boxes, classes[a['category_id']], skipped) for a in boxes[image['id']]]
+            add_regions(samples[image['file_name']], regions, skipped)
     return list(samples.values())
 
+# %% ../../nbs/31_sources.ipynb #df962d10
 def coco_boxes(
     root: str | Path,  # folder with annotations.json and images/
     split: str | None = None,  # see `coco_samples`
@@ -417,6 +430,7 @@ def rarest_class(
     names = set().union(*(classes[i] for i in members)) or {''}
     return min(names, key=lambda c: (count[c], c))
 
+# %% ../../nbs/31_sources.ipynb #41be19f0
 def assign_split(
     names: list[str],  # (N,) file names
     groups: list[int],  # (N,) group of each image

@@ -32,6 +32,7 @@ def read_object(o: ET.Element) -> GroundedObject | None:  # None where a part is
         return GroundedObject(o[0].text.strip(), box, ' '.join(o[3].text.split()))
     except (IndexError, AttributeError, TypeError, ValueError): return None
 
+# %% ../../nbs/31a_visual_grounding.ipynb #9f8c3e4c
 def voc_size(tree: ET.Element) -> tuple[int, int] | None:  # None where the file does not state it
     "(width, height) of the image of a VOC file"
     try: width, height = int(tree.findtext('size/width')), int(tree.findtext('size/height'))
@@ -45,6 +46,7 @@ class RunningObject(NamedTuple):
     found: GroundedObject | None  # None where the object cannot be read
     size: tuple[int, int] | None = None  # annotated (width, height) of the image
 
+# %% ../../nbs/31a_visual_grounding.ipynb #991f3bdb
 def running_objects(
     folder: str | Path,  # of XML files, folders in it included
 ) -> list[RunningObject]:
@@ -121,6 +123,7 @@ def _spoken_size(objects: list[RunningObject]) -> SpokenSize:
     reach = max((b[2] for b in boxes), default=0), max((b[3] for b in boxes), default=0)
     return SpokenSize(objects[0].size, reach)
 
+# %% ../../nbs/31a_visual_grounding.ipynb #bf137f75
 def dior_rsvg(
     root: str | Path,  # folder with Annotations/, JPEGImages/, train.txt, val.txt and test.txt, or the one above
     split: str | None = 'train',  # None or 'all': every pair
