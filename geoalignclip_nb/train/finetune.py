@@ -79,7 +79,7 @@ def own_concepts(classes: Sequence[str], concepts: Concepts | None = None) -> Co
         added[name] = known or ClassWords((words,), near=tuple(concepts.nouns))
     return dataclasses.replace(concepts, classes=concepts.classes | added)
 
-# %% ../../nbs/45_finetune.ipynb #bb505d72
+# %% ../../nbs/45_finetune.ipynb #cda717c7
 @dataclass
 class ClassData:
     "Images of class folders and the stores of their views"
@@ -88,6 +88,7 @@ class ClassData:
     phrases: list[str]  # one per class
     stores: list[FeatureStore]  # one per view
 
+# %% ../../nbs/45_finetune.ipynb #32f4c35c
 @dataclass
 class Rehearsal:
     "What the start model says about procedural scenes"
@@ -95,6 +96,7 @@ class Rehearsal:
     words: Tensor  # (N,D) unit vectors of words that are not the user's
     start: nn.Module  # frozen copy of the trained head
 
+# %% ../../nbs/45_finetune.ipynb #4461ce03
 @dataclass
 class FinetuneTrainer(Trainer):
     "Model, data and settings of a fine-tuning"
@@ -118,7 +120,7 @@ def check_start_model(model: GeoAlignCLIP):
     raise GeoAlignError(f'{model.name} has no frozen towers with heads, and geoalign finetune trains only heads; '
                         "use --model geoalign-tiny, or `geoalign train` with init= and sources=['coco:/path'].")
 
-# %% ../../nbs/45_finetune.ipynb #d3d56a25
+# %% ../../nbs/45_finetune.ipynb #61085ddd
 def _store(folder: Path, items: list[Item], size: int, made_by: str) -> FeatureStore:
     return FeatureStore(folder/items_hash(items, size, made_by), items, size)
 
@@ -131,6 +133,7 @@ def own_box_data(samples: Sequence[Sample], settings: FinetuneSettings, folder: 
     store = _store(folder, [item.item for item in items], settings.box_size, made_by)
     return BoxData(items, [store], {s.source: names for s in described})
 
+# %% ../../nbs/45_finetune.ipynb #e01e145c
 def own_class_data(
     samples: Sequence[Sample],
     labels: dict[str, str],  # sample id -> class
@@ -144,13 +147,14 @@ def own_class_data(
     phrases = [class_phrase(name) for name in classes]
     return ClassData(list(samples), [classes.index(labels[s.id]) for s in samples], phrases, stores)
 
-# %% ../../nbs/45_finetune.ipynb #a12f28f7
+# %% ../../nbs/45_finetune.ipynb #8d16930e
 def other_words(concepts: Concepts, classes: Sequence[str]) -> list[str]:
     "One phrase of every noun that shares no word with the names of the classes"
     own = set(re.findall(r'\w+', ' '.join(' '.join(concepts.classes[c].true_words) for c in classes)))
     words = [noun.phrases[0] for noun in concepts.nouns.values()]
     return [w for w in words if own.isdisjoint(w.split())]
 
+# %% ../../nbs/45_finetune.ipynb #0914ff0b
 def keep_loss(
     cells: Tensor,  # (N,D) unit vectors of the trained head
     start: Tensor,  # (N,D) of the start model
@@ -159,7 +163,7 @@ def keep_loss(
     "Mean squared change of the cosines with `words`"
     return (cells @ words.T - start @ words.T).square().mean()
 
-# %% ../../nbs/45_finetune.ipynb #8aa4c6f1
+# %% ../../nbs/45_finetune.ipynb #bace45b2
 def _flat(dense: Tensor) -> Tensor:  # (B,D,h,w) -> (B·h·w,D), unit length
     return nn.functional.normalize(dense, dim=1).permute(0, 2, 3, 1).flatten(0, 2)
 
@@ -167,6 +171,7 @@ def _start_cells(t: FinetuneTrainer, levels: list[Tensor]) -> Tensor:
     side = t.settings.box_size // t.model.clip.visual.settings.grid
     with torch.no_grad(): return _flat(t.rehearsal.start(levels, (side, side)))
 
+# %% ../../nbs/45_finetune.ipynb #c4f8dd6a
 def box_losses(t: FinetuneTrainer, rng: random.Random) -> dict[str, Tensor]:
     "Terms of a batch of images with boxes, and of rehearsed scenes"
     chosen = rng.sample(range(len(t.boxes.items)), min(len(t.boxes.items), t.settings.box_batch))
@@ -182,7 +187,7 @@ def box_losses(t: FinetuneTrainer, rng: random.Random) -> dict[str, Tensor]:
     start = torch.cat([_start_cells(t, levels), _start_cells(t, scenes)])
     return found | dict(keep=keep_loss(cells, start, t.rehearsal.words))
 
-# %% ../../nbs/45_finetune.ipynb #3320ef00
+# %% ../../nbs/45_finetune.ipynb #81876534
 def class_losses(t: FinetuneTrainer, rng: random.Random) -> dict[str, Tensor]:
     "Terms of a batch of images with a class, and of rehearsed scenes"
     data, start = t.class_data, t.rehearsal.start
@@ -198,11 +203,12 @@ def class_losses(t: FinetuneTrainer, rng: random.Random) -> dict[str, Tensor]:
     before = nn.functional.normalize(before, dim=-1)
     return {'class': loss, 'keep': keep_loss(image_vectors(t.model, everything), before, t.rehearsal.words)}
 
+# %% ../../nbs/45_finetune.ipynb #84a37bef
 def finetune_losses(t: FinetuneTrainer, rng: random.Random) -> dict[str, Tensor]:
     "`box_losses` or `class_losses`"
     return box_losses(t, rng) if t.class_data is None else class_losses(t, rng)
 
-# %% ../../nbs/45_finetune.ipynb #434fea98
+# %% ../../nbs/45_finetune.ipynb #ba32deee
 def start_readouts(t: FinetuneTrainer):
     "Set scale and bias of the cells from the `cosine_scale` of the start model, where it has one"
     known = t.model.config.get('cosine_scale')
@@ -213,6 +219,7 @@ def start_readouts(t: FinetuneTrainer):
         t.readouts.cell_scale.fill_(math.log(scale))
         t.readouts.cell_bias.fill_(-scale * half)
 
+# %% ../../nbs/45_finetune.ipynb #04ef3c17
 def _rehearsal(t: FinetuneTrainer, classes: Sequence[str], folder: Path, made_by: str) -> Rehearsal:
     "Scenes, words and a copy of the head; the store may still be empty"
     size = t.settings.box_size if t.class_data is None else t.settings.size
@@ -221,7 +228,7 @@ def _rehearsal(t: FinetuneTrainer, classes: Sequence[str], folder: Path, made_by
     start = copy.deepcopy(t.head()).requires_grad_(False).eval()
     return Rehearsal(_store(folder, items, size, made_by), words, start)
 
-# %% ../../nbs/45_finetune.ipynb #54f2b423
+# %% ../../nbs/45_finetune.ipynb #f087fc83
 @dataclass
 class OwnData:
     "The training part of a user's folder"
@@ -229,6 +236,7 @@ class OwnData:
     classes: list[str]
     labels: dict[str, str] = field(default_factory=dict)  # sample id -> class; empty: the samples have boxes
 
+# %% ../../nbs/45_finetune.ipynb #7c267e30
 def open_finetune(model: GeoAlignCLIP, data: OwnData, settings: FinetuneSettings, cache: Path) -> FinetuneTrainer:
     "A trainer with filled stores; raises `GeoAlignError` for a model without heads or data without boxes"
     from tqdm.auto import tqdm
@@ -252,7 +260,7 @@ def open_finetune(model: GeoAlignCLIP, data: OwnData, settings: FinetuneSettings
         fill_store(store, model, lambda blocks, name=name: tqdm(blocks, desc=name, disable=None))
     return trainer
 
-# %% ../../nbs/45_finetune.ipynb #3d865880
+# %% ../../nbs/45_finetune.ipynb #f32fd9e7
 def export_finetuned(t: FinetuneTrainer, out: Path, name: str) -> Path:
     "Write the model into `out/model` in fp16, with a card; the calibration of presence is that of another model and left out"
     folder = out/'model'
@@ -265,6 +273,7 @@ def export_finetuned(t: FinetuneTrainer, out: Path, name: str) -> Path:
     with write_beside(folder/'README.md') as file: file.write_text('\n'.join(lines), encoding='utf-8')
     return folder
 
+# %% ../../nbs/45_finetune.ipynb #22eca535
 def train_model(
     model: GeoAlignCLIP,  # changed in place
     data: OwnData,
