@@ -23,10 +23,15 @@ ARROWS = {
     'model_folders': ['architectures', 'checkpoints'],
     'model': ['architectures', 'checkpoints', 'model_folders', 'text', 'vision', 'regions'],
     'ledger': ['architectures', 'model'],
-    'ground': ['model', 'viz', 'presence'],  # `ground` asks `presence.judge`, inside the function
+    'phrases': ['core'],
+    'localization': ['core', 'viz'],
+    'result_files': ['core', 'io.rasters'],
+    # `ground` asks `presence.judge` and loads a model by its name, both inside functions
+    'ground': ['model', 'viz', 'io.images', 'phrases', 'localization', 'result_files', 'presence', 'zoo'],
     'presence': ['ground', 'vision'],
     'pointing': ['ground', 'viz'],
     'checkpoints': ['architectures', 'text'],
+    'model_list': ['zoo', 'model_folders', 'lvlm', 'architectures'],
     'zoo': ['model', 'checkpoints', 'model_folders', 'lvlm'],
     'boxtext': ['core'],
     'choices': ['core'],
