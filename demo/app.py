@@ -24,7 +24,8 @@ os.environ.setdefault('HF_HUB_DOWNLOAD_TIMEOUT', '15')
 import adapters
 import gradio as gr
 import numpy as np
-from geoalignclip_nb.core import GeoAlignError, default_device, parse_phrases, to_fractions, to_pixels
+from geoalignclip_nb.core import GeoAlignError, default_device, to_fractions, to_pixels
+from geoalignclip_nb.phrases import parse_phrases
 from gradio.utils import get_upload_folder
 from PIL import Image, ImageDraw, ImageFont
 

@@ -94,7 +94,8 @@ def _write_both(result, record: dict, out, json_path, **drawing):
 # %% ../nbs/70_cli.ipynb #7c1f1b55
 def _ground(args):
     "`geoalign ground`: read, check, ground, write both files or none"
-    from geoalignclip_nb.core import GeoAlignError, parse_phrases
+    from geoalignclip_nb.core import GeoAlignError
+    from geoalignclip_nb.phrases import parse_phrases
     source = Path(args.image)
     for path, suffix, flag in ((args.out, '.png', '--out'), (args.json, '.json', '--json')): _check_target(path, suffix, flag, source)
     phrases = parse_phrases(args.phrases)
