@@ -16,25 +16,22 @@ import matplotlib.pyplot as plt
 import numpy as np
 from fastcore.basics import patch
 from matplotlib import font_manager, patheffects
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from .core import GeoAlignError, Sample, check_boxes
 
 # %% ../nbs/01_viz.ipynb #f6ced73d
 def as_image(
-    image,  # PIL picture, path, or array (H,W), (H,W,3): uint8, or floats in 0-1
-) -> Image.Image:  # RGB
-    "Anything that shows as a picture, as a PIL picture; a page that reads files of all kinds has `vision.load_image`"
-    if isinstance(image, (str, Path)):
-        if not Path(image).is_file(): raise GeoAlignError(f'Picture {image} does not exist; check the path.')
-        try: image = ImageOps.exif_transpose(Image.open(image))
-        except OSError: raise GeoAlignError(f'Picture {image} could not be read; give a PNG, JPEG or TIFF file.') from None
-    if not isinstance(image, Image.Image):
-        a = np.asarray(image)
-        if a.ndim not in (2, 3) or 0 in a.shape: raise GeoAlignError(f'A picture of shape {a.shape} cannot be drawn; give (H, W) or (H, W, 3).')
-        if a.dtype != np.uint8: a = (np.clip(np.nan_to_num(a.astype(float)), 0, 1) * 255).round().astype(np.uint8)
-        image = Image.fromarray(a[..., 0] if a.ndim == 3 and a.shape[2] == 1 else a)
-    return image if image.mode == 'RGB' else image.convert('RGB')
+    image,  # whatever `io.images.load_image` takes; floats in an array run from 0 to 1
+) -> Image.Image:  # RGB, upright
+    "Anything that can be drawn, as an RGB image; raises `GeoAlignError` where that is impossible"
+    from geoalignclip_nb.io.images import load_image  # a later page
+    is_array = isinstance(image, np.ndarray) or hasattr(image, 'detach')
+    if is_array:
+        image = image.detach().float().cpu().numpy() if hasattr(image, 'detach') else image
+        is_fraction = image.dtype.kind == 'f'
+        if is_fraction: image = (np.clip(np.nan_to_num(image), 0, 1) * 255).round().astype(np.uint8)
+    return load_image(image)
 
 # %% ../nbs/01_viz.ipynb #c836edf0
 def as_map(map) -> np.ndarray:
