@@ -46,9 +46,10 @@ class _Parser(argparse.ArgumentParser):
 BUNDLED = 'geoalign-tiny'  # weights travel with the package
 
 def _models(args):
-    "`geoalign models`: one name per line, and behind the name what it lacks"
-    from geoalignclip_nb.zoo import PRESETS, list_models
-    print('\n'.join(n + '  (no published weights)' * (n in PRESETS) for n in list_models(args.pattern)))
+    "`geoalign models`: names, parameters, sizes, and where the weights are"
+    from geoalignclip_nb.model_list import model_rows, rows_json, rows_text
+    rows = model_rows(args.pattern)
+    print(rows_json(rows) if args.json else rows_text(rows))
 
 # %% ../nbs/70_cli.ipynb #d1514d33
 def _check_target(path, suffix: str, flag: str, source: Path | None = None):
@@ -349,7 +350,9 @@ def _ground_flags(p):
     p.add_argument('--overwrite', action='store_true', help='with several images, also compute what is there already')
 
 # %% ../nbs/70_cli.ipynb #80ccdc05
-def _models_flags(p): p.add_argument('pattern', metavar='PATTERN', nargs='?', default='*', help='part of a name, or a pattern such as "ViT-B-16*"')
+def _models_flags(p):
+    p.add_argument('--json', action='store_true', help='print a JSON list')
+    p.add_argument('pattern', metavar='PATTERN', nargs='?', default='*', help='part of a name, or a pattern such as "ViT-B-16*"')
 
 def _train_flags(p):
     p.add_argument('preset', metavar='PRESET', help='name of a preset, such as tiny')

@@ -31,6 +31,7 @@ ARROWS = {
     'presence': ['ground', 'vision'],
     'pointing': ['ground', 'viz'],
     'checkpoints': ['architectures', 'text'],
+    'model_list': ['zoo', 'model_folders', 'lvlm', 'architectures'],
     'zoo': ['model', 'checkpoints', 'model_folders', 'lvlm'],
     'boxtext': ['core'],
     'choices': ['core'],
