@@ -1,7 +1,8 @@
-"""The demo: type phrases, draw boxes on an aerial image, see where each phrase fits (paper §5.5, Figure 5). `python demo/app.py`
+"""The demo: type phrases, draw boxes, see where each phrase fits (paper §5.5, Figure 5). `python demo/app.py`
 
-The library does the thinking (`geoalignclip_nb.ground`). The parts: `adapters` (the scene with boxes), `uploads` (files in),
-`grounder` (the model), `views` (results out), `exports` (files out), `handlers` (what happens), `service` (what Gradio lacks).
+The library finds the places (`geoalignclip_nb.ground`). The parts: `adapters` (the scene with boxes), `uploads` (files
+in), `grounder` (the model), `views` (results out), `exports` (files out), `handlers` (what happens), `service` (what
+Gradio lacks).
 """
 import argparse
 import json
@@ -23,6 +24,7 @@ import gradio as gr
 import views
 from geoalignclip_nb.core import GeoAlignError
 from geoalignclip_nb.ground import DEFAULT_METHOD, METHODS
+from geoalignclip_nb.viz import HEAT_OPACITY
 from gallery import BUNDLED_EXAMPLES, HERE, Example, load_examples
 from grounder import MODELS, Grounder
 from handlers import RESULTS, bands_field, cleared, make_handlers
@@ -96,7 +98,8 @@ def settings(models: tuple[str, ...]) -> dict[str, gr.components.Component]:
                         info='The first is bundled; the others are downloaded once.')
     with gr.Accordion('Advanced', open=False, elem_id='advanced'):
         method = gr.Radio(list(METHODS), value=DEFAULT_METHOD, label='Method', info=METHOD_INFO, elem_id='method')
-        opacity = gr.Slider(0, 1, 1, step=.05, label='Opacity of the heat', elem_id='opacity')
+        opacity = gr.Slider(0, 1, HEAT_OPACITY, step=.05, label='Opacity of the heat', elem_id='opacity',
+                            info='At the top of the scale; lower values let more of the image through.')
         common = gr.Checkbox(True, label='One scale for all phrases', elem_id='common',
                              info='Off: each phrase on its own range, which makes an absent object look found.')
         show_absent = gr.Checkbox(False, label='Heat of phrases that are not found', elem_id='show_absent',
@@ -120,10 +123,10 @@ def result_tabs() -> dict[str, gr.components.Component]:
     found = {}
     with gr.Tabs():
         with gr.Tab('Heatmap', id='heat'):
+            found['bar'] = gr.HTML(label='Scale', elem_id='bar')
             found['gallery'] = gr.Gallery(
                 label='Heatmaps', show_label=False, columns=2, height='auto', object_fit='contain', format='jpeg',
                 interactive=False, elem_id='heat', buttons=['fullscreen'])
-            found['bar'] = gr.HTML(label='Scale', elem_id='bar')
         with gr.Tab('Compare', id='compare'):
             found['picker'] = gr.Dropdown([], label='Phrase', interactive=True, elem_id='picker')
             found['slider'] = gr.ImageSlider(label='Compare', show_label=False, format='jpeg', interactive=False,
@@ -136,7 +139,7 @@ def result_tabs() -> dict[str, gr.components.Component]:
             found['table'] = gr.Dataframe(label='Scores', show_label=False, interactive=False, wrap=True,
                                           elem_id='table', buttons=['copy'])
         with gr.Tab('Save', id='save'):
-            found['saved'] = gr.HTML('<p>Files appear here after Ground.</p>', label='Saved', elem_id='saved')
+            found['saved'] = gr.HTML(f'<p>{views.NO_FILES}</p>', label='Saved', elem_id='saved')
             found['files'] = gr.File(label='Files', file_count='multiple', interactive=False, elem_id='files')
         with gr.Tab('Data', id='data'):
             found['record'] = gr.JSON(label='Data', show_label=False, max_height=600, elem_id='record')

@@ -1,13 +1,13 @@
 """Files that a visitor can save: one PNG of all phrases, JSON, CSV, GeoJSON, raw maps."""
 import uuid
-from dataclasses import replace
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from geoalignclip_nb.core import GeoAlignError
 from uploads import work_folder
 from views import Shown
 
-NO_GEOJSON = ('GeoJSON is not offered: this file has no georeference (CRS and transform), so places have no coordinates '
-              'on a map. Open a GeoTIFF to get it.')
 TURNED = 'GeoJSON is not offered: the image was turned on the screen, so its georeference no longer holds.'
 HELD = ('PNG: every phrase with its heat and the color bar. JSON: all numbers. CSV: places and boxes. NPZ: the raw maps, '
         'one array for each phrase.')
@@ -25,21 +25,33 @@ def stem_of(name: str) -> str:
     return ''.join(c if c.isalnum() or c in '-_' else '_' for c in stem)[:60] or 'image'
 
 
-def write_data(result, name: str) -> list[Path]:
+@dataclass(frozen=True)
+class Saved:
+    "Files of a result"
+    paths: list[Path]
+    missing: str = ''  # why there is no GeoJSON
+
+
+def write_data(result, name: str) -> Saved:
     "JSON, CSV, NPZ and, with a georeference, GeoJSON of a `GroundResult`"
-    start = result_folder()/f'{stem_of(name)}_ground'
-    writers = dict(json=result.save_json, csv=result.save_csv, npz=result.save_npz)
-    if result.georeference is not None: writers['geojson'] = result.save_geojson
-    paths = []
+    start = f'{stem_of(name)}_ground'
+    folder = result_folder()
+    writers = dict(json=result.save_json, csv=result.save_csv, npz=result.save_npz, geojson=result.save_geojson)
+    paths, missing = [], ''
     for ending, write in writers.items():
-        path = start.with_name(f'{start.name}.{ending}')
-        write(path)
-        paths.append(path)
-    return paths
+        path = folder/f'{start}.{ending}'
+        try: write(path)
+        except GeoAlignError as e:
+            if ending != 'geojson': raise
+            missing = f'GeoJSON is not offered: {e}'
+        else: paths.append(path)
+    return Saved(paths, missing)
 
 
 def write_png(shown: Shown, *, show_absent: bool = False) -> Path:
     "All phrases with their heat and the color bar"
     path = result_folder()/f'{stem_of(shown.name)}_ground.png'
-    replace(shown.result, image=shown.image).save_png(path, show_absent=show_absent)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='Glyph')  # a font without the letters of a phrase
+        replace(shown.result, image=shown.image).save_png(path, show_absent=show_absent)
     return path

@@ -1,4 +1,4 @@
-"""The examples that a visitor can press: procedural scenes of this repository, and images of the visitor's own data sets."""
+"""The examples of the page: procedural scenes of this repository, and images of the visitor's own data sets."""
 import json
 import os
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from uploads import shown_by_browsers
 HERE = Path(__file__).resolve().parent
 BUNDLED_EXAMPLES = HERE/'examples'
 LISTING = 'examples.json'
-REAL_LISTING = HERE/'examples'/'ucm.json'  # file numbers of UC Merced Land Use, whose images are not part of this repository
+REAL_LISTING = HERE/'examples'/'ucm.json'  # names images of UC Merced Land Use; the images are not in this repository
 REAL_FOLDERS = ('ucm_captions/imgs', 'UCM_captions/imgs', 'ucm/imgs')  # under GEOALIGN_DATA
 
 
@@ -34,7 +34,8 @@ def read_listing(listing: Path, folder: Path) -> list[Example]:
     "Examples of a JSON list whose images are in `folder`; raises `GeoAlignError` where the list cannot be read"
     try: rows = json.loads(listing.read_text(encoding='utf-8'))
     except (OSError, ValueError):
-        raise GeoAlignError(f'{listing.name} is not a list of examples; give a JSON list of file, label, phrases and boxes.') from None
+        raise GeoAlignError(f'{listing.name} is not a list of examples; '
+                            'give a JSON list of file, label, phrases and boxes.') from None
     found = [Example(folder/row['file'], row['label'], row['phrases'], row.get('boxes', [])) for row in rows]
     return [example for example in found if example.path.is_file()]
 

@@ -74,7 +74,7 @@ def countdown(progress, title: str, expected: float):
     def tell():
         while not done.is_set():
             elapsed = time.monotonic() - start
-            progress(min(.97, elapsed / expected), desc=time_left(title, elapsed, expected))
+            progress(min(.97, elapsed / max(expected, .1)), desc=time_left(title, elapsed, expected))
             done.wait(.5)
     context = contextvars.copy_context()  # Gradio finds the visitor's page through context variables
     thread = threading.Thread(target=context.run, args=(tell,), daemon=True)

@@ -1,4 +1,5 @@
 """What happens when a visitor does something: each function takes values of the page and returns values of the page."""
+import html
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,9 @@ import exports
 import gradio as gr
 import views
 from geoalignclip_nb.core import GeoAlignError
-from geoalignclip_nb.ground import DEFAULT_METHOD, parse_phrases
+from geoalignclip_nb.ground import DEFAULT_METHOD
+from geoalignclip_nb.phrases import ParsedPhrases, read_phrases
+from geoalignclip_nb.viz import HEAT_OPACITY
 from grounder import BUNDLED, Answer, Question
 from service import public, spoken
 from uploads import Opened, Subject, open_image, preview_path, shown_by_browsers, subject_of
@@ -30,12 +33,12 @@ def cleared() -> tuple:
     return in_order(views.nothing_shown())
 
 
-def checked_phrases(text: str) -> list[str]:
-    "The phrases of a text; raises `GeoAlignError` where there are too many"
-    phrases = parse_phrases(text)
-    if len(phrases) > PHRASES:
-        raise GeoAlignError(f'There are {len(phrases)} phrases, more than {PHRASES}; remove some.')
-    return phrases
+def checked_phrases(text: str) -> ParsedPhrases:
+    "The phrases of a text and notes about them; raises `GeoAlignError` where there are too many"
+    parsed = read_phrases(text or '')
+    if len(parsed.phrases) > PHRASES:
+        raise GeoAlignError(f'There are {len(parsed.phrases)} phrases, more than {PHRASES}; remove some.')
+    return parsed
 
 
 def left_out_sentence(count: int) -> str:
@@ -44,46 +47,49 @@ def left_out_sentence(count: int) -> str:
     return f'{boxes} left out: thinner than {adapters.SMALLEST} pixels, outside the image, or twice the same.'
 
 
-def ask(grounder, question: Question, progress) -> tuple[Answer, list[str]]:  # (answer, warnings)
-    "Ask the model and hear its warnings, each once and without folders of this computer"
+@dataclass(frozen=True)
+class Told:
+    "Sentences about a result, without folders of this computer"
+    notes: list[str]
+    warnings: list[str]
+
+
+def distinct(sentences: list[str]) -> list[str]:
+    "Each sentence once, fit for the page"
+    return list(dict.fromkeys(public(sentence) for sentence in sentences))
+
+
+def ask(grounder, question: Question, progress) -> tuple[Answer, Told]:
+    "Ask the model and hear its warnings"
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter('always', UserWarning)
         answer = grounder(question, progress)
     told = [str(w.message) for w in heard if w.category is UserWarning]
     result = answer.result
-    notes = [*result.warnings, *getattr(result, 'notes', []), *told]
-    return answer, list(dict.fromkeys(public(note) for note in notes))
+    return answer, Told(distinct(result.notes), distinct([*result.warnings, *told]))
 
 
-def all_notes(answer: Answer, subject: Subject, notes: list[str]) -> list[str]:
-    "Sentences about a result, for the person who looks at it"
-    notes = list(notes)
-    if subject.left_out: notes.append(left_out_sentence(subject.left_out))
-    cells = views.cell_sentence(answer.result.image.size, answer.result.maps.shape)
-    if cells: notes.append(cells)
-    return notes
-
-
-def saved_sentence(result, subject: Subject) -> str:
+def saved_sentence(missing: str, subject: Subject) -> str:
     "HTML: what the files hold, and why one is missing"
-    if result.georeference is not None: return f'<p>{exports.HELD}</p>'
-    reason = exports.NO_GEOJSON if isinstance(subject.image, Path) else exports.TURNED
-    return f'<p>{exports.HELD}</p><p>{reason}</p>'
+    if missing and not isinstance(subject.image, Path): missing = exports.TURNED
+    return ''.join(f'<p>{html.escape(text)}</p>' for text in (exports.HELD, missing) if text)
 
 
-def results_of(answer: Answer, subject: Subject, notes: list[str], look: views.Look) -> dict[str, object]:
+def results_of(answer: Answer, subject: Subject, told: Told, look: views.Look) -> dict[str, object]:
     "Everything that the page shows about an answer"
     result = answer.result
-    shown = views.keep_result(answer, subject, notes)
+    shown = views.keep_result(answer, subject.name)
+    saved = exports.write_data(result, subject.name)
+    shown.notes, shown.warnings, shown.files = told.notes, told.warnings, saved.paths
     drawing = views.render(shown, look, None)
-    shown.files = exports.write_data(result, subject.name)
     phrases = shown.result.phrases
+    told_too = dict(weights=answer.weights, warnings=told.warnings, notes=told.notes)
     return dict(gallery=drawing.gallery, bar=drawing.bar, slider=drawing.slider, shown=shown,
                 picker=gr.Dropdown(choices=phrases, value=phrases[0], interactive=True),
                 table=views.score_table(shown), hint=SCORES if len(shown.boxes) else views.NO_BOXES,
-                about=views.describe(shown), record=result.to_dict() | dict(weights=answer.weights, warnings=notes),
-                places=views.places_table(shown, result.places()), files=[str(f) for f in shown.files],
-                saved=saved_sentence(result, subject))
+                about=views.describe(shown), record=result.to_dict() | told_too,
+                places=views.places_table(shown, result.places()), files=[str(f) for f in saved.paths],
+                saved=saved_sentence(saved.missing, subject))
 
 
 @dataclass(frozen=True)
@@ -102,18 +108,19 @@ def make_ground(grounder) -> Callable:
     "The handler of Ground, also the endpoint `/ground`; its arguments are the inputs of the page"
     @spoken
     def on_ground(  # noqa: PLR0913, PLR0917  (one argument for each input of the page)
-        scene, phrases, method=DEFAULT_METHOD, model=BUNDLED, opacity=1., common=True, typed='', opened=None,
+        scene, phrases, method=DEFAULT_METHOD, model=BUNDLED, opacity=HEAT_OPACITY, common=True, typed='', opened=None,
         show_absent=False, bands='', progress=gr.Progress(),
     ):
         if scene is None: raise GeoAlignError('There is no image; drop one on the left or choose an example.')
-        phrases = checked_phrases(phrases)
+        parsed = checked_phrases(phrases)
         progress(0, desc='Reading the image')
         subject = subject_of(scene, typed, opened, bands)
         boxes = subject.boxes if len(subject.boxes) else None
-        question = Question(model, subject.image, phrases, boxes, method, subject.bands)
-        answer, notes = ask(grounder, question, progress)
-        look = views.Look(opacity, common, show_absent)
-        return in_order(results_of(answer, subject, all_notes(answer, subject, notes), look))
+        question = Question(model, subject.image, parsed.phrases, boxes, method, subject.bands)
+        answer, told = ask(grounder, question, progress)
+        told.notes.extend(parsed.notes)
+        if subject.left_out: told.notes.append(left_out_sentence(subject.left_out))
+        return in_order(results_of(answer, subject, told, views.Look(opacity, common, show_absent)))
     return on_ground
 
 

@@ -105,7 +105,8 @@ def busy_sentence(queue) -> str:
     "When a queue that is full will have room, from the mean duration of its requests"
     means = [times.avg_time for times in queue.process_time_per_fn.values() if times.avg_time]
     seconds = (max(means) if means else SECONDS) * max(1, len(queue))
-    return f'{BUSY}: {len(queue)} requests wait already; come back in about {wait_text(seconds)}.'
+    waiting = '1 request waits' if len(queue) == 1 else f'{len(queue)} requests wait'
+    return f'{BUSY}: {waiting} already; come back in about {wait_text(seconds)}.'
 
 
 def say_when_busy(demo: gr.Blocks):

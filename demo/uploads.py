@@ -67,14 +67,20 @@ def called(path: Path, name: str):
         raise GeoAlignError(str(e).replace(str(path), name).replace(path.name, name)) from None
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    "Width and height of an upright image; a file that is not an image raises `GeoAlignError`"
+    try: return upright_size(path)
+    except Exception: return load_image(path, PIXELS).size  # says in a sentence what is wrong
+
+
 def check_pixels(path: Path, name: str):
     "Raises `TooLargeError` before an image is decoded that would take too much memory"
-    try: width, height = upright_size(path)
-    except Exception: return  # not an image: reading it says why
+    with called(path, name): width, height = image_size(path)
     if width * height <= PIXELS: return
     command = COMMAND.format(name=name)
-    raise TooLargeError(f'{name} has {width} × {height} pixels, more than the {PIXELS / 1e6:.0f} million of this page; '
-                        f'run `{command}` on your computer, or cut the image into parts.')
+    raise TooLargeError(
+        f'{name} has {width} × {height} pixels, more than the {PIXELS / 1e6:.0f} million of this page; '
+        f'run `{command}` on your computer, or cut the image into parts.')
 
 
 def shrink(image: Image.Image, side: int) -> Image.Image:
@@ -142,7 +148,7 @@ def subject_of(scene: adapters.Scene, typed: str, opened: Opened | None, bands: 
     image = path
     with called(path, name):
         if turns: image = adapters.turn(load_image(path, PIXELS, bands=bands), turns)
-        size = image.size if turns else upright_size(path)
+        size = image.size if turns else image_size(path)
     unturned = size[::-1] if turns % 2 else size
     seen = _size_on_screen(scene, opened, unturned)
     if turns % 2: seen = seen[::-1]

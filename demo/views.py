@@ -6,14 +6,18 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 from geoalignclip_nb.core import GeoAlignError, to_pixels
+from geoalignclip_nb.phrases import has_meaning
+from geoalignclip_nb.viz import HEAT_OPACITY, blend_heat, heat_bar
 from PIL import Image, ImageDraw, ImageFont
 from uploads import SHOWN, keep_png, shrink
 
-COLORS = 'magma'
-LARGE_CELL = 48  # pixels of the image; a larger cell hides things that people look for
 STOPS = 16  # colors named in the bar
 GONE = 'The result is no longer on the server; press Ground again.'
-NO_RESULT = 'Press Ground. The heatmap shows how well places fit a phrase; it is not detection.'
+NOT_DETECTION = 'The heatmap shows how well places fit a phrase; it is not detection.'
+NO_RESULT = f'Press Ground. {NOT_DETECTION}'
+NO_FILES = 'Files appear here after Ground.'
+SCORE_HEADS = ['#', 'box (px)', 'best match']
+PLACE_HEADS = ['phrase', 'score', 'point (px)', 'box (px)']
 NO_BOXES = 'Draw boxes, or type them as numbers, and press Ground to compare them with the phrases.'
 
 
@@ -25,7 +29,8 @@ class Shown:
     size: tuple[int, int]  # width and height of the visitor's image
     name: str  # of the visitor's file
     weights: str
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # sentences about the file and the request
+    warnings: list[str] = field(default_factory=list)  # reasons to doubt the result
     files: list[Path] = field(default_factory=list)  # JSON, CSV and others
 
     @property
@@ -46,27 +51,36 @@ def small_mask(valid: np.ndarray | None, size: tuple[int, int]) -> np.ndarray | 
     return np.asarray(Image.fromarray(np.asarray(valid, dtype=bool)).resize(size, Image.Resampling.NEAREST))
 
 
-def keep_result(answer, subject, notes: list[str]) -> Shown:
+def keep_result(answer, name: str) -> Shown:
     "Put a result where it costs little: its image goes to the disk, small"
     result = answer.result
     image = shrink(result.image, SHOWN)
-    maps = np.nan_to_num(np.asarray(result.maps, dtype=np.float32))
-    kept = replace(result, image=None, maps=maps)
-    kept.valid = small_mask(getattr(result, 'valid', None), image.size)
-    return Shown(kept, keep_png(image, 'result-'), result.image.size, subject.name, answer.weights, notes)
+    kept = replace(result, image=None, valid=small_mask(result.valid, image.size))
+    return Shown(kept, keep_png(image, 'result-'), result.image.size, name, answer.weights)
 
 
 # ---- heat -------------------------------------------------------------------------------------------------------------
 
+def range_of(heat: np.ndarray) -> tuple[float, float]:
+    "Lowest and highest value of a map; cells without data hold NaN and do not count"
+    if not np.isfinite(heat).any(): return 0., 0.
+    return float(np.nanmin(heat)), float(np.nanmax(heat))
+
+
 def scale_of(shown: Shown, common: bool, index: int) -> tuple[float, float]:  # (vmin, vmax)
     "Scale of one phrase's colors: the stated scale of all phrases, or the phrase's own range"
-    if common: low, high = shown.result.scale
-    else: low, high = shown.result.maps[index].min(), shown.result.maps[index].max()
+    low, high = shown.result.scale if common else range_of(shown.result.maps[index])
     return float(low), max(float(high), float(low) + 1e-6)
+
+
+def is_understood(shown: Shown, index: int) -> bool:
+    "Whether a phrase holds a word that the model knows"
+    return has_meaning(shown.result.phrases[index], shown.result.unknown[index])
 
 
 def has_heat(shown: Shown, index: int, show_absent: bool) -> bool:
     "Whether a phrase is drawn: it was found, or nobody can say, or the visitor wants to see it all the same"
+    if not is_understood(shown, index): return False
     return shown.result.found[index] is not False or show_absent
 
 
@@ -104,37 +118,21 @@ def draw_boxes(image: Image.Image, boxes: np.ndarray) -> Image.Image:
     return image
 
 
-def only_valid(heated: Image.Image, image: Image.Image, valid: np.ndarray | None) -> Image.Image:
-    "The image without heat where its file holds no data"
-    if valid is None: return heated
-    mask = Image.fromarray(np.asarray(valid, dtype=bool)).convert('L')
-    return Image.composite(heated, image, mask.resize(image.size, Image.Resampling.NEAREST))
-
-
-def blend(image: Image.Image, heat: np.ndarray, scale: tuple[float, float], opacity: float) -> Image.Image:
-    "Heat over an image: the higher the value, the less of the image is seen; at the scale's foot it is untouched"
-    from geoalignclip_nb.viz import blend_heat
-    return Image.blend(image, blend_heat(image, heat, *scale, COLORS), min(1., max(0., opacity)))
-
-
 def heat_image(shown: Shown, index: int, look: 'Look') -> Image.Image:
     "One phrase's heat over the image, with the boxes; no heat where the phrase is not found"
     image = shown.image
-    heated = image
     if has_heat(shown, index, look.show_absent):
-        heated = blend(image, shown.result.maps[index], scale_of(shown, look.common, index), look.opacity)
-        heated = only_valid(heated, image, shown.result.valid)
-    return draw_boxes(heated, shown.boxes)
+        low, high = scale_of(shown, look.common, index)
+        heat = shown.result.maps[index]
+        image = blend_heat(image, heat, low, high, opacity=look.opacity, valid=shown.result.valid)
+    return draw_boxes(image, shown.boxes)
 
 
 # ---- the color bar ----------------------------------------------------------------------------------------------------
 
 def bar_colors(opacity: float) -> list[str]:  # '#rrggbb'
     "The colors that a reader sees over gray, from the foot of the scale to its top"
-    ramp = np.linspace(0, 1, STOPS, dtype=np.float32)[None]
-    gray = Image.new('RGB', (STOPS, 1), (128, 128, 128))
-    row = np.asarray(blend(gray, ramp, (0., 1.), opacity))[0]
-    return ['#%02x%02x%02x' % tuple(int(v) for v in color) for color in row]
+    return ['#%02x%02x%02x' % tuple(int(v) for v in color) for color in heat_bar(STOPS, opacity=opacity)]
 
 
 def color_bar(shown: Shown, look: 'Look') -> str:
@@ -152,20 +150,19 @@ def color_bar(shown: Shown, look: 'Look') -> str:
 
 # ---- captions and pictures --------------------------------------------------------------------------------------------
 
-def unknown_words(shown: Shown, index: int) -> list[str]:
-    words = getattr(shown.result, 'unknown', None) or []
-    return list(words[index]) if index < len(words) else []
+def presence_numbers(told) -> str:
+    return f'presence {told.score:.2f}, threshold {told.threshold:.2f}'
 
 
 def caption(shown: Shown, index: int) -> str:
     "The phrase, the range of its map, and whether it was found"
     result = shown.result
-    phrase, heat = result.phrases[index], result.maps[index]
-    measured = f'{phrase}  ·  {heat.min():.3f} … {heat.max():.3f}'
-    if unknown_words(shown, index) and heat.max() <= heat.min(): return f'{phrase}  ·  unknown to the model, no heat'
+    phrase = result.phrases[index]
+    if not is_understood(shown, index): return f'{phrase}  ·  unknown to the model, no heat'
+    low, high = range_of(result.maps[index])
+    measured = f'{phrase}  ·  {low:.3f} … {high:.3f}'
     if result.found[index] is None: return measured
-    told = result.presence[index]
-    numbers = f'presence {told.score:.2f}, threshold {told.threshold:.2f}'
+    numbers = presence_numbers(result.presence[index])
     if result.found[index]: return f'{measured}  ·  {numbers}'
     return f'{phrase}  ·  not found ({numbers})'
 
@@ -173,7 +170,7 @@ def caption(shown: Shown, index: int) -> str:
 @dataclass(frozen=True)
 class Look:
     "How heat is drawn"
-    opacity: float = 1.
+    opacity: float = HEAT_OPACITY  # at the top of the scale
     common: bool = True  # one scale for all phrases
     show_absent: bool = False  # draw the heat of phrases that are not found
 
@@ -214,11 +211,18 @@ def box_text(box: np.ndarray) -> str:
     return f'{x1}, {y1} – {x2}, {y2}'
 
 
+def score_cell(value: float, best: float) -> str:
+    "A cosine as text; a phrase without meaning has none"
+    if np.isnan(value): return '–'
+    return f'{"★ " if value == best else ""}{value:.3f}'
+
+
 def score_row(number: int, scores: np.ndarray, box: np.ndarray, phrases: list[str]) -> list[str]:
     "One region: its number, its box, its best phrase, and all cosines with the best one marked"
-    best = int(np.argmax(scores))
-    cells = [f'{"★ " if i == best else ""}{value:.3f}' for i, value in enumerate(scores)]
-    return [str(number), box_text(box), plain(phrases[best]), *cells]
+    known = np.isfinite(scores)
+    best = np.nanmax(scores) if known.any() else np.nan
+    name = phrases[int(np.nanargmax(scores))] if known.any() else '–'
+    return [str(number), box_text(box), plain(name), *(score_cell(value, best) for value in scores)]
 
 
 def score_table(shown: Shown) -> dict[str, list]:
@@ -226,52 +230,49 @@ def score_table(shown: Shown) -> dict[str, list]:
     scores = np.asarray(shown.result.scores)
     boxes = to_pixels(shown.boxes, *shown.size)
     rows = [score_row(i, row, box, shown.result.phrases) for i, (row, box) in enumerate(zip(scores, boxes), 1)]
-    return dict(headers=['#', 'box (px)', 'best match', *column_names(shown)], data=rows)
+    return dict(headers=[*SCORE_HEADS, *column_names(shown)], data=rows)
 
 
-def map_point(shown: Shown, x: float, y: float) -> str:
-    "A point (pixels) in the coordinates of the file's CRS; '' without a georeference"
-    if shown.result.georeference is None: return ''
-    east, north = shown.result.georeference.to_map(x, y)
+def has_map(result) -> bool:
+    "Whether the file says where on Earth it is, and in which system"
+    return result.georeference is not None and bool(result.georeference.crs)
+
+
+def map_point(shown: Shown, point: tuple[float, float]) -> str:
+    "A point (fractions) in the coordinates of the file's CRS; '' without a georeference"
+    place = shown.result.georeference
+    if not has_map(shown.result): return ''
+    east, north = (float(v) for v in place.to_map(point[0] * place.width, point[1] * place.height))
     digits = 6 if max(abs(east), abs(north)) < 400 else 1
     return f'{east:.{digits}f}, {north:.{digits}f}'
 
 
 def place_row(shown: Shown, place) -> list[str]:
     "One place: phrase, score, where"
-    width, height = shown.size
-    x, y = place.point[0] * width, place.point[1] * height
-    box = '' if place.box is None else box_text(to_pixels(np.asarray([place.box]), width, height)[0])
-    return [plain(place.phrase), f'{place.score:.3f}', f'{x:.0f}, {y:.0f}', box, map_point(shown, x, y)]
+    x, y = np.multiply(place.point, shown.size)
+    box = '' if place.kind == 'point' else box_text(to_pixels([place.box], *shown.size)[0])
+    return [plain(place.phrase), f'{place.score:.3f}', f'{x:.0f}, {y:.0f}', box, map_point(shown, place.point)]
 
 
 def places_table(shown: Shown, places: list[list]) -> dict[str, list]:
     "Places of all phrases, the best first within a phrase; the last column only with a georeference"
-    georeference = shown.result.georeference
-    rows = [place_row(shown, place) for found in places for place in found]
-    headers = ['phrase', 'score', 'point (px)', 'box (px)']
-    if georeference is None: return dict(headers=headers, data=[row[:4] for row in rows])
-    return dict(headers=[*headers, f'point ({plain(georeference.crs)})'], data=rows)
+    rows = []
+    for found in places: rows += [place_row(shown, place) for place in found]
+    if not has_map(shown.result): return dict(headers=PLACE_HEADS, data=[row[:4] for row in rows])
+    return dict(headers=[*PLACE_HEADS, f'point ({plain(shown.result.georeference.crs)})'], data=rows)
 
 
 # ---- sentences --------------------------------------------------------------------------------------------------------
 
-def cell_sentence(size: tuple[int, int], shape: tuple[int, ...]) -> str:
-    "What is too small to be seen, where a cell covers many pixels of the image; '' where it does not"
-    side = max(size[0] / shape[-1], size[1] / shape[-2])
-    if side < LARGE_CELL: return ''
-    return (f'One cell of the heatmap covers {side:.0f} × {side:.0f} pixels of the image, so smaller things cannot be '
-            'seen; cut out the part that matters, or use geoalign ground --size.')
-
-
 def presence_sentence(presence: list) -> str:
     "HTML: the phrases that are not found, and the coverage of the thresholds; '' for a model without calibration"
-    known = [told for told in presence if told.found is not None]
+    known = [told for told in presence if told.score is not None]
     if not known: return ''
     absent = ', '.join(told.phrase for told in known if not told.found)
     coverage = f'at least {known[0].coverage:.0%} of present phrases are found on images like those of the calibration'
     if absent: return f'<b>Not found: {html.escape(absent)}</b> ({coverage}).'
-    return f'All phrases found ({coverage}).'
+    subject = 'All phrases' if len(known) == len(presence) else 'The known phrases'
+    return f'{subject} found ({coverage}).'
 
 
 WEIGHTS = dict(trained='trained weights', random='<b>random weights: the heat means nothing</b>')
@@ -280,29 +281,35 @@ WEIGHTS = dict(trained='trained weights', random='<b>random weights: the heat me
 def summary_sentence(shown: Shown) -> str:
     "HTML: model, weights, cells, range of the maps"
     maps = shown.result.maps
+    low, high = range_of(maps)
     grid = f'{maps.shape[2]} × {maps.shape[1]} cells'
     state = WEIGHTS.get(shown.weights, 'weights of unknown state')
-    measured = f'{html.escape(shown.result.says())} {maps.min():.3f} … {maps.max():.3f}'
+    measured = f'{html.escape(shown.result.says())} {low:.3f} … {high:.3f}'
     return f'<b>{html.escape(shown.result.model)}</b> · {state} · {grid} · {measured}'
 
 
-def place_sentence(shown: Shown) -> str:
-    "HTML: whether results have map coordinates"
-    if shown.result.georeference is None: return 'This file has no georeference: places are in pixels only.'
-    return f'Coordinates are in {html.escape(shown.result.georeference.crs)}, the system of the file.'
+def map_sentence(result) -> str:
+    "HTML: the system of map coordinates, where the file has one"
+    if not has_map(result): return ''
+    return f'Map coordinates are in {html.escape(result.georeference.crs)}, the system of the file.'
 
 
 def describe(shown: Shown) -> str:
     "HTML: what was computed, by what, and what it is not"
-    lines = [summary_sentence(shown), 'The heatmap shows how well places fit a phrase; it is not detection.',
-             presence_sentence(shown.result.presence), place_sentence(shown)]
-    notes = [f'⚠ {html.escape(note)}' for note in shown.notes]
-    return ''.join(f'<p>{line}</p>' for line in [*lines, *notes] if line)
+    warned = [f'⚠ {html.escape(sentence)}' for sentence in shown.warnings]
+    noted = [html.escape(sentence) for sentence in shown.notes]
+    lines = [summary_sentence(shown), NOT_DETECTION, presence_sentence(shown.result.presence), *warned,
+             map_sentence(shown.result), *noted]
+    return ''.join(f'<p>{line}</p>' for line in lines if line)
+
+
+def empty_table(heads: list[str]) -> dict[str, list]:
+    return dict(headers=heads, data=[])
 
 
 def nothing_shown() -> dict[str, object]:
-    "Values of all results before the first question and after an image was replaced or a question failed"
-    return dict(gallery=[], bar='', picker=gr.Dropdown(choices=[], value=None), slider=None,
-                table=dict(headers=['#', 'box (px)', 'best match'], data=[]), hint=NO_BOXES,
-                about=f'<p>{NO_RESULT}</p>', record=None, places=dict(headers=['phrase', 'score', 'point (px)', 'box (px)'], data=[]),
-                files=[], saved='<p>Files appear here after Ground.</p>', shown=None)
+    "Values of all results before the first question, and after an image was replaced or a question failed"
+    return dict(
+        gallery=[], bar='', picker=gr.Dropdown(choices=[], value=None), slider=None, table=empty_table(SCORE_HEADS),
+        hint=NO_BOXES, about=f'<p>{NO_RESULT}</p>', record=None, places=empty_table(PLACE_HEADS), files=None,
+        saved=f'<p>{NO_FILES}</p>', shown=None)
