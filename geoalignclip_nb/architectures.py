@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TINY', 'DEBUG', 'OWN', 'BUNDLED', 'PRESETS', 'ACTIVATIONS', 'PLACEHOLDER', 'PLACE', 'KINDS', 'OUR_CONFIG',
            'architecture', 'unpublished', 'split_name', 'build_clip', 'activation', 'has_hf_text', 'default_preprocess',
-           'own_preprocess', 'image_size', 'read_config', 'missing_key', 'configured', 'our_config', 'read_safetensors',
-           'load_strictly']
+           'own_preprocess', 'image_size', 'read_config', 'missing_key', 'configured', 'our_config', 'is_lfs_pointer',
+           'lfs_error', 'read_safetensors', 'load_strictly']
 
 # %% ../nbs/12a_architectures.ipynb #18480300
 import contextlib, copy, difflib, json, tempfile
@@ -49,13 +49,14 @@ def unpublished(name: str) -> GeoAlignError:
     "How to come to the weights of a preset of ours; to be raised by the caller"
     return GeoAlignError(f'No weights of {name} are published; `geoalign train {name}` makes them, then give their folder as {name}=FOLDER.')
 
-# %% ../nbs/12a_architectures.ipynb #1262d315
+# %% ../nbs/12a_architectures.ipynb #6c1a2bb4
 def split_name(
     name,  # 'architecture.tag', a folder or a file, or 'NAME=PLACE'
 ) -> tuple:  # (name, place or None)
     "A model's name and where it lies"
     head, _, place = str(name).partition('=')
-    return (head, place) if head and place and not Path(str(name)).exists() else (str(name), None)
+    whole = Path(str(name)).exists() or Path(str(name).rpartition('#')[0] or 'no file').exists()  # FILE#PART
+    return (head, place) if head and place and not whole else (str(name), None)
 
 # %% ../nbs/12a_architectures.ipynb #44e2e335
 def build_clip(config: dict) -> nn.Module:
@@ -120,13 +121,13 @@ def image_size(config: dict) -> int:
     size = config['vision_cfg'].get('image_size', 224)
     return size[0] if isinstance(size, (tuple, list)) else size
 
-# %% ../nbs/12a_architectures.ipynb #ee1d32f6
+# %% ../nbs/12a_architectures.ipynb #aa486b47
 PLACE = 'give a folder that holds a model (config.json and model.safetensors)'
 
 def read_config(folder) -> dict:  # {} where there is none
     "The `config.json` of a folder; raises `GeoAlignError` where it is no JSON object"
     file = Path(folder)/'config.json'
-    try: config = json.loads(file.read_text(encoding='utf-8'))
+    try: config = json.loads(file.read_text(encoding='utf-8-sig'))
     except FileNotFoundError: return {}
     except (OSError, ValueError, RecursionError): raise GeoAlignError(f'config.json of {file.parent.name} is not readable JSON; copy or download it again.') from None
     if not isinstance(config, dict): raise GeoAlignError(f'config.json of {file.parent.name} holds {json.dumps(config)[:40]}, no keys; {PLACE}.')
@@ -143,15 +144,18 @@ def missing_key(config: dict, kinds: dict, at: str = '') -> str:  # '' where all
         if isinstance(kind, dict) and (fault := missing_key(found, kind, f'{at}{key}.')): return fault
     return ''
 
-# %% ../nbs/12a_architectures.ipynb #8087de4f
+# %% ../nbs/12a_architectures.ipynb #2d5e9e3b
 OUR_CONFIG = dict(clip=dict(embed_dim=int, vision_cfg={}, text_cfg={}), preprocess=dict(size=int, mode=str, mean=list, std=list))
 
 @contextlib.contextmanager
-def configured(source: str):
-    "Within this block, a configuration that builds no model is one sentence"
+def configured(source: str, file: str = 'config.json'):
+    "Within this block, a configuration in `file` of `source` that builds no model is one sentence"
     try: yield
-    except GeoAlignError as e: raise GeoAlignError(f'config.json of {source}: {e}') from None
-    except Exception as e: raise GeoAlignError(f'config.json of {source} builds no model ({type(e).__name__}: {" ".join(str(e).split())[:100]}); take the one that was made with the weights.') from None
+    except GeoAlignError as e: raise GeoAlignError(f'{file} of {source}: {e}') from None
+    except Exception as e:
+        told = ' '.join(str(e).split())[:100]
+        raise GeoAlignError(f'{file} of {source} builds no model ({type(e).__name__}: {told}); '
+                            'take the one that was made with the weights.') from None
 
 def our_config(folder) -> dict:
     "The `config.json` of a folder of ours; raises `GeoAlignError` for another shape"
@@ -160,13 +164,25 @@ def our_config(folder) -> dict:
     if fault: raise GeoAlignError(f'config.json of {Path(folder).name} {fault}; {PLACE}.' if config else f'{Path(folder).name} has no config.json; {PLACE}.')
     return config
 
-# %% ../nbs/12a_architectures.ipynb #4048691d
+# %% ../nbs/12a_architectures.ipynb #1ef1deef
+def is_lfs_pointer(path: Path) -> bool:
+    "Whether a file is the note that Git LFS leaves in place of a large file"
+    with open(path, 'rb') as file: return file.read(40).startswith(b'version https://git-lfs')
+
+def lfs_error(path: Path) -> GeoAlignError:
+    "To be raised by the caller"
+    return GeoAlignError(f'{path.name} is a pointer of Git LFS, not the weights; '
+                         'run `git lfs pull` or download the file itself.')
+
+# %% ../nbs/12a_architectures.ipynb #8b0df52e
 def read_safetensors(path) -> dict:
     "Tensors of a safetensors file by name; a missing or broken file raises `GeoAlignError`"
     path = Path(path)
+    if not path.exists(): raise GeoAlignError(f'{path.name} is missing in folder {path.parent.name}; {PLACE}.')
     try: return load_file(path)
-    except FileNotFoundError: raise GeoAlignError(f'{path.name} is missing in folder {path.parent.name}; {PLACE}.') from None
-    except Exception: raise GeoAlignError(f'{path.name} is not a whole safetensors file; copy or download it again.') from None
+    except Exception:
+        if path.is_file() and is_lfs_pointer(path): raise lfs_error(path) from None
+        raise GeoAlignError(f'{path.name} is not a whole safetensors file; copy or download it again.') from None
 
 # %% ../nbs/12a_architectures.ipynb #8ca26b24
 def load_strictly(

@@ -54,9 +54,10 @@ def parse_boxes(
 BUNDLED = 'geoalign-tiny'  # weights travel with the package
 
 def _models(args):
-    "`geoalign models`: one name per line, and behind the name what it lacks"
-    from geoalignclip_nb.zoo import PRESETS, list_models
-    print('\n'.join(n + '  (no published weights)' * (n in PRESETS) for n in list_models(args.pattern)))
+    "`geoalign models`: names, parameters, sizes, and where the weights are"
+    from geoalignclip_nb.model_list import model_rows, rows_json, rows_text
+    rows = model_rows(args.pattern)
+    print(rows_json(rows) if args.json else rows_text(rows))
 
 # %% ../nbs/70_cli.ipynb #d1514d33
 def _check_target(path, suffix: str, flag: str, source: Path):
@@ -94,7 +95,8 @@ def _write_both(result, record: dict, out, json_path, **drawing):
 # %% ../nbs/70_cli.ipynb #7c1f1b55
 def _ground(args):
     "`geoalign ground`: read, check, ground, write both files or none"
-    from geoalignclip_nb.core import GeoAlignError, parse_phrases
+    from geoalignclip_nb.core import GeoAlignError
+    from geoalignclip_nb.phrases import parse_phrases
     source = Path(args.image)
     for path, suffix, flag in ((args.out, '.png', '--out'), (args.json, '.json', '--json')): _check_target(path, suffix, flag, source)
     phrases = parse_phrases(args.phrases)
@@ -370,7 +372,9 @@ def _ground_flags(p):
     p.add_argument('--json', metavar='JSON', help='write phrases, boxes, scores and peaks to this file')
 
 # %% ../nbs/70_cli.ipynb #80ccdc05
-def _models_flags(p): p.add_argument('pattern', metavar='PATTERN', nargs='?', default='*', help='part of a name, or a pattern such as "ViT-B-16*"')
+def _models_flags(p):
+    p.add_argument('--json', action='store_true', help='print a JSON list')
+    p.add_argument('pattern', metavar='PATTERN', nargs='?', default='*', help='part of a name, or a pattern such as "ViT-B-16*"')
 
 def _train_flags(p):
     p.add_argument('preset', metavar='PRESET', help='name of a preset, such as tiny')

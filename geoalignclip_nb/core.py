@@ -7,7 +7,7 @@ __all__ = ['BF16_FLAGS', 'PRECISIONS', 'GeoAlignError', 'Region', 'box_fault', '
            'to_fractions', 'xywh_to_xyxy', 'Sample', 'set_seed', 'stable_hash', 'sha256_of', 'default_device',
            'cache_dir', 'data_dir', 'check_choice', 'cpu_name', 'has_bf16', 'bf16_trial', 'PrecisionChoice',
            'choose_precision', 'precision_context', 'asset', 'assets_dir', 'write_beside', 'check_writable',
-           'clean_text', 'parse_phrases']
+           'clean_text']
 
 # %% ../nbs/00_core.ipynb #99755506
 import contextlib, difflib, functools, hashlib, os, platform, random, re, tempfile, time
@@ -284,9 +284,3 @@ def clean_text(text: str, limit: int = 10_000) -> str:
     if not text: raise GeoAlignError('A phrase is empty; write at least one word, such as "white plane".')
     if len(text) > limit: raise GeoAlignError(f'A phrase has {len(text):,} characters, more than {limit:,}; shorten it.')
     return text
-
-def parse_phrases(text: str) -> list:
-    "Phrases split at line breaks and semicolons, cleaned, without repeats; raises `GeoAlignError` when there is none"
-    parts = [p for p in re.split(r'[\n\r;]+', text or '') if p.strip()]
-    if not parts: raise GeoAlignError('No phrase was given; write at least one, such as "white plane".')
-    return list(dict.fromkeys(clean_text(p) for p in parts))

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['LONGEST_TEXT', 'TEXT_INPUTS', 'REGION_TEXTS', 'PASSED_ON', 'WHOLE', 'TOKENIZER_FILE', 'TOKEN_PARTS', 'BESIDE_CLIP',
-           'BUNDLED_MODELS', 'WEIGHT_FILES', 'FREEZABLE', 'GeoAlignCLIP', 'create', 'read_tokenizer', 'load_folder',
-           'load_open_clip', 'from_state_dict', 'load_file_of', 'bundled_models', 'from_pretrained', 'start_vocabulary']
+           'BUNDLED_MODELS', 'FREEZABLE', 'GeoAlignCLIP', 'create', 'read_tokenizer', 'load_folder', 'load_open_clip',
+           'from_state_dict', 'load_file_of', 'load_foreign_folder', 'bundled_models', 'from_pretrained',
+           'start_vocabulary']
 
-# %% ../nbs/13_model.ipynb #dcdc5b11
+# %% ../nbs/13_model.ipynb #71223a7b
 import copy
 import json
 import re
@@ -24,9 +25,10 @@ from torch import nn
 
 from .architectures import (BUNDLED, activation, architecture, build_clip, configured, default_preprocess,
                                            has_hf_text, image_size, load_strictly, our_config, own_preprocess,
-                                           read_safetensors)
-from .checkpoints import fit_config, read_weights
+                                           read_config, read_safetensors)
+from .checkpoints import fit_config, read_weights, split_part
 from .core import GeoAlignError, asset, assets_dir, check_choice, clean_text, write_beside
+from .model_folders import SUFFIXES, model_folder, read_model_path
 from .regions import roi_features
 from .text import (PASS_PRICE, Tokenizer, WordPieceTokenizer, encode_tokens, hf_tower, length_groups,
                                   stretch_positions, stretch_text, text_lengths, text_width, token_table)
@@ -364,7 +366,7 @@ def load_open_clip(name: str, stretch: bool = True) -> GeoAlignCLIP:
     model.weights_read = True
     return model.eval()
 
-# %% ../nbs/13_model.ipynb #b76e7cc4
+# %% ../nbs/13_model.ipynb #1061c97a
 BESIDE_CLIP = 'log_scale_', 'long.', *TOKEN_PARTS  # names of tensors that are not open_clip's
 
 def from_state_dict(
@@ -385,14 +387,35 @@ def from_state_dict(
     model.weights_read = True
     return model
 
+# %% ../nbs/13_model.ipynb #27dcec5c
 def load_file_of(path, arch: str) -> GeoAlignCLIP:
-    "A checkpoint file (safetensors or a weights-only pickle) of a known architecture"
-    path = Path(path)
-    model = from_state_dict(read_weights(path), architecture(arch), path.name)
-    model.name, model.config['arch'] = path.stem, arch
+    "A checkpoint file (safetensors, an index of shards, or a weights-only pickle) of a known architecture"
+    file, _ = split_part(path)
+    model = from_state_dict(read_weights(path), architecture(arch), file.name)
+    model.name, model.config['arch'] = file.stem, arch
     return model
 
-# %% ../nbs/13_model.ipynb #f10a3470
+def _is_ours(folder: Path) -> bool:
+    "Whether a folder has a `config.json` that is neither open_clip's nor Hugging Face's"
+    config = read_config(folder)
+    foreign = {'model_type', 'text_config', 'vision_config'} & config.keys()
+    return bool(config) and not foreign and not (folder/'open_clip_config.json').is_file()
+
+def load_foreign_folder(path, arch: str | None = None) -> GeoAlignCLIP:
+    "A folder of open_clip, of Hugging Face or of a trainer; `arch` where it does not say its architecture"
+    place, part = split_part(path)
+    found = read_model_path(place)
+    config = architecture(arch) if arch else found.config
+    if config is None:
+        raise GeoAlignError(f'{place.name} has no config.json (or open_clip_config.json) that says its architecture; '
+                            'give the architecture with arch=, such as ViT-B-16-quickgelu.')
+    state = read_weights(f'{found.file}#{part}' if part else found.file)
+    with configured(place.name, found.said_in or found.file.name): model = from_state_dict(state, config, found.file.name)
+    model.name = place.name
+    model.config['arch'] = arch or place.name
+    return model.use_preprocess(**found.preprocess)
+
+# %% ../nbs/13_model.ipynb #b498a2b2
 @patch
 def use_preprocess(self: GeoAlignCLIP, **settings) -> GeoAlignCLIP:
     "The same model with another frame, such as size=256 or mode='longest'"
@@ -409,8 +432,6 @@ def bundled_models() -> list[str]:
     "The bundled models whose weights this installation holds"
     return [name for name in BUNDLED_MODELS if (assets_dir()/name).is_dir()]
 
-WEIGHT_FILES = '.pt', '.pth', '.bin', '.safetensors'
-
 def from_pretrained(
     name,  # 'geoalign-tiny', 'vit-tiny', 'architecture.tag', a folder, or a file
     arch: str | None = None,  # architecture of a checkpoint file
@@ -418,13 +439,14 @@ def from_pretrained(
     **preprocess,  # overrides for `Preprocess`, such as size=256 or mode='longest'
 ) -> GeoAlignCLIP:
     "Load a model by name; raises `GeoAlignError` with the remedy"
-    path = Path(str(name))
+    path, _ = split_part(str(name))
     if str(name) in BUNDLED_MODELS: model = load_folder(asset(str(name)), str(name))
-    elif path.is_dir(): model = load_folder(path)
+    elif path.is_dir() and _is_ours(model_folder(path)): model = load_folder(model_folder(path))
+    elif path.is_dir(): model = load_foreign_folder(name, arch)
     elif path.is_file():
         if not arch: raise GeoAlignError(f'{path.name} is a checkpoint file; give its architecture with arch=, such as ViT-B-16-quickgelu.')
-        model = load_file_of(path, arch)
-    elif '.' in str(name) and path.suffix not in WEIGHT_FILES: model = load_open_clip(str(name))
+        model = load_file_of(name, arch)
+    elif '.' in str(name) and path.suffix not in SUFFIXES: model = load_open_clip(str(name))
     else:
         raise GeoAlignError(f"Model '{name}' is neither bundled nor a folder, a file or an open_clip name.tag; "
                             'list the names with `geoalign models`.')

@@ -327,11 +327,13 @@ def recall_by_hand(scores, right, k):
 
 
 def test_evaluate_retrieval_by_hand():
-    "A shared sentence and a shared colour: ties both ways"
+    "A shared sentence and a shared color: ties both ways, all of them between equal rows"
     samples = [picture(RED, RED, id='a', captions=['red', 'blue']), picture(RED, RED, id='b', captions=['red']), picture(GREEN, GREEN, id='c', brief='green')]
-    got = retrieval.evaluate_retrieval(colours(TABLE), samples)
+    reddish_blue = [.1, 0, 1.]  # nearer to red than to green, so that no tie depends on rounding
+    got = retrieval.evaluate_retrieval(colours(TABLE | {'blue': reddish_blue}), samples)
     assert (got.n, got.n_texts) == (3, 4)
-    scores, owner = np.array([[3, 1, 3, 1], [3, 1, 3, 1], [1, 1, 1, 3]]), np.array([0, 0, 1, 2])
+    scores = np.array([[3, 2, 3, 1], [3, 2, 3, 1], [1, 1, 1, 3]])
+    owner = np.array([0, 0, 1, 2])
     right = owner[None] == np.arange(3)[:, None]
     assert got.metrics['i2t_r1'] == pytest.approx(recall_by_hand(scores, right, 1)) and got.metrics['t2i_r1'] == pytest.approx(recall_by_hand(scores.T, right.T, 1))
     assert got.metrics['i2t_r5'] == got.metrics['t2i_r5'] == 100

@@ -114,14 +114,34 @@ def test_a_mistake_in_a_process(case, scene, tmp_path):
 
 def test_models(capsys):
     code, out, err = called(capsys, 'models')
-    names = [line.split()[0] for line in out.splitlines()]
+    names = [line.split()[0] for line in out.splitlines()[1:]]
     assert code == 0 and names[0] == 'geoalign-tiny' and 'ViT-B-16-quickgelu.openai' in names and len(set(names)) == len(names)
     assert 'ViT-B-16.openai' not in names, 'the right weights with the wrong activation'
 
 
+def test_models_says_size_and_what_is_on_disk(capsys, tmp_path, monkeypatch):
+    "No model is built; an entry's weights are found where the sentence of the zoo says to put them"
+    from geoalignclip_nb import zoo
+    monkeypatch.setenv('GEOALIGN_CACHE', str(tmp_path))
+    monkeypatch.setattr('geoalignclip_nb.architectures.build_clip', None)
+    entry = zoo.ENTRIES['ViT-L-14-quickgelu.remoteclip']
+    zoo.home(entry).mkdir(parents=True)
+    (zoo.home(entry)/'RemoteCLIP-ViT-L-14.pt').write_bytes(b'x' * 3_000_000)
+    code, out, err = called(capsys, 'models', '--json')
+    rows = {row['name']: row for row in json.loads(out)}
+    assert code == 0 and not err
+    assert rows['geoalign-tiny']['state'] == 'bundled' and rows['geoalign-tiny']['bytes'] > 1e7
+    assert rows['paper-b16']['state'] == 'no published weights' and rows['vhm']['state'] == 'needs a server'
+    found = rows['ViT-L-14-quickgelu.remoteclip']
+    assert (found['state'], found['bytes'], found['parameters']) == ('cached', 3_000_000, 427_616_513)
+    assert rows['ViT-L-14-quickgelu.longclip']['state'] == 'not on disk' and rows['ViT-L-14-quickgelu.longclip']['download'] == '1.71 GB'
+    code, out, err = called(capsys, 'models', '*.remoteclip')
+    assert '427.6 M' in out and '3 MB' in out and 'RemoteCLIP-ViT-L-14.pt' in out and 'not on disk' in out
+
+
 def test_models_into_a_closed_pipe(tmp_path):
-    done = subprocess.run(f'"{GEOALIGN}" models | head -1', shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.stdout == 'geoalign-tiny\n' and not done.stderr
+    done = subprocess.run(f'"{GEOALIGN}" models | head -2', shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines()[1].split()[0] == 'geoalign-tiny' and not done.stderr
 
 
 def test_ground(scene, tmp_path):

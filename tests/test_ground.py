@@ -455,7 +455,7 @@ def test_a_language_model_refuses_in_its_own_sentence(model):
 
 
 def test_one_phrase_is_a_list_of_one(model):
-    r = ground(model, noise(), '  white\n plane ')
+    r = ground(model, noise(), '  white\t plane ')
     assert r.phrases == ['white plane'] and r.maps.shape[0] == 1
     for nothing in ([], None, ''):
         with pytest.raises(GeoAlignError, match='phrase'): ground(model, noise(), nothing)
@@ -469,10 +469,16 @@ def result(**change):
     return GroundResult(**fields | change)
 
 
+# scale -0.1 to 0.4: threshold 0.15; cells of at least half of 0.35 above -0.1 belong to the place
+PLACES_BY_HAND = [dict(kind='point', score=.25, box=[139.394, 39.394, 200, 100], point=[175, 75])]
+
+
 def test_the_dictionary_by_hand():
     assert result(warnings=['x']).to_dict() == dict(
         phrases=['a|b' + 'c' * 90, 'road'], boxes=[[0, 0, 100, 100], [100, 50, 200, 100]], scores=[[.1, .3], [.25, .25]], kind='cosine', method='similarity', model='mine',
-        width=200, height=100, unit=1, warnings=['x'], found=[None, None], presence=[None, None], threshold=[None, None], coverage=None, maps=[dict(phrase='a|b' + 'c' * 90, peak=[175, 75], minimum=0, maximum=.25), dict(phrase='road', peak=[25, 25], minimum=-.5, maximum=.123457)])
+        width=200, height=100, unit=1, warnings=['x'], found=[None, None], presence=[None, None], threshold=[None, None], coverage=None,
+        crs=None, transform=None, size=128, scale=[-.1, .4], unknown=[[], []], notes=[],
+        maps=[dict(phrase='a|b' + 'c' * 90, peak=[175, 75], minimum=0, maximum=.25, places=PLACES_BY_HAND), dict(phrase='road', peak=[25, 25], minimum=-.5, maximum=.123457, places=[])])
     assert result(boxes=None, scores=np.zeros((0, 2))).to_dict()['boxes'] == []
 
 

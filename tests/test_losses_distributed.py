@@ -1,5 +1,6 @@
 """Two gloo processes give the loss and the averaged gradients of one process that holds the whole batch."""
 import datetime
+import os
 
 import torch
 import torch.distributed as dist
@@ -186,16 +187,19 @@ JOBS = (
     rpa_on_its_own, ids_on_one_rank_only, without_gather_a_rank_is_alone)
 
 
-def worker(rank, meeting):
+def worker(rank, port):
     torch.set_num_threads(1)
-    # a file, because a free port may be taken before it is used
-    meet = dict(init_method=f'file://{meeting}', timeout=datetime.timedelta(seconds=60))
-    dist.init_process_group('gloo', rank=rank, world_size=WORLD, **meet)
+    limit = datetime.timedelta(seconds=60)
+    store = dist.TCPStore('127.0.0.1', port, WORLD, is_master=False, timeout=limit)
+    dist.init_process_group('gloo', rank=rank, world_size=WORLD, store=store, timeout=limit)
     for job in JOBS: job(rank)
     dist.barrier()  # nobody leaves while the other still speaks
     dist.destroy_process_group()  # not after a failure: it would wait for the other rank
+    os._exit(0)  # threads of gloo that still run abort an orderly exit now and then
 
 
-def test_two_processes_equal_one(monkeypatch, tmp_path):
+def test_two_processes_equal_one(monkeypatch):
+    "The store lives in this process: its port is taken before the ranks start, and it outlives both"
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
-    mp.spawn(worker, (str(tmp_path/'meeting'),), nprocs=WORLD)
+    store = dist.TCPStore('127.0.0.1', 0, WORLD, is_master=True, wait_for_workers=False)
+    mp.spawn(worker, (store.port,), nprocs=WORLD)

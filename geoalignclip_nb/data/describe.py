@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ..core import GeoAlignError, Region, Sample, stable_hash
+from ..io.images import load_image
 
 # %% ../../nbs/33_describe.ipynb #6d571bfb
 CLASSES = {  # class: (names that are true of every member, where its colour is measured)
@@ -176,11 +177,12 @@ def measure_colour(
 
 # %% ../../nbs/33_describe.ipynb #dd3788a0
 def as_array(sample: Sample, image=None) -> np.ndarray:  # (H,W,3) uint8
-    "The pixels of a sample; raises `GeoAlignError` where its picture cannot be read"
+    "The pixels of a sample; raises `GeoAlignError` where its image cannot be read"
     image = sample.image if image is None else image
     if isinstance(image, np.ndarray): return image
-    try: return np.asarray((image if isinstance(image, Image.Image) else Image.open(image)).convert('RGB'))
-    except (OSError, AttributeError): raise GeoAlignError(f'Picture {sample.source_image_id or sample.id or image} cannot be read; check that the file exists and is a picture.') from None
+    try: return np.asarray(load_image(image))
+    except GeoAlignError as error:
+        raise GeoAlignError(f'The image of sample {sample.id or sample.source_image_id} cannot be read: {error}') from None
 
 # %% ../../nbs/33_describe.ipynb #f9e2f0d3
 def measure(sample: Sample, image=None, seed: int = 0) -> list:  # one dict per region: cls, name, colour, shares, size, position, orientation

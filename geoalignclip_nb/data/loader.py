@@ -31,6 +31,7 @@ from .stream import epoch_steps, split_epoch
 from ..core import GeoAlignError, Region, Sample, cache_dir, data_dir
 from ..core import sha256_of, stable_hash, write_beside
 from ..io.images import crop_box, load_image, resize_image
+from ..io.rasters import read_raster
 
 # %% ../../nbs/36_loader.ipynb #5120c5f7
 @lru_cache(1)  # the rows of an ablation begin with the same scenes
@@ -75,8 +76,9 @@ PIXEL_MARK = b'GAPIXEL1'
 
 @lru_cache(1)
 def _reader_version() -> str:
-    "Hash of the page that decodes images: other code may give other pixels"
-    return sha256_of(inspect.getsourcefile(load_image))[:16]
+    "Hashes of the modules that decode images: other code may give other pixels"
+    modules = inspect.getsourcefile(load_image), inspect.getsourcefile(read_raster)
+    return '-'.join(sha256_of(module)[:16] for module in modules)
 
 def pixel_file(path: str | Path, side: int, folder: Path) -> Path:
     "File of `folder` for the decoded pixels of an image file; raises `OSError` where the image is missing"

@@ -21,12 +21,13 @@ from PIL import Image
 from ..core import GeoAlignError, cache_dir, data_dir, stable_hash, write_beside
 from .records import PARSERS, BadSample, rsfg_record, rsfg_sample, rsteller_record, rsteller_sample
 from .sources import picture_path, read_json
+from ..io.images import load_image
 
 # %% ../../nbs/36a_shards.ipynb #a6470841
 def _jpeg(image) -> bytes:
     "A picture, or the file at a path, as JPEG"
-    image, out = image if isinstance(image, Image.Image) else Image.open(image), io.BytesIO()
-    image.convert('RGB').save(out, 'JPEG', quality=92)
+    out = io.BytesIO()
+    load_image(image).save(out, 'JPEG', quality=92)
     return out.getvalue()
 
 def _pairs(samples, start: int, kind: str, annotator: str):

@@ -95,21 +95,26 @@ def _set_training(model: GeoAlignCLIP, mode: bool):
     tower = model.clip.visual
     for head in (tower.global_head, tower.dense_head, hf_tower(model.clip).proj): head.train(mode)
 
-def take_step(t: Trainer, optimizer: torch.optim.Optimizer, step: int) -> Step:
+def take_step(
+    t: Trainer,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    losses: Callable = head_losses,  # (trainer, random numbers) -> named terms
+) -> Step:
     "One update; raises `GeoAlignError` where the gradient is not finite"
     settings = t.settings
     rng = random.Random(f'{settings.seed}/{step}')
     torch.manual_seed(stable_hash(f'{settings.seed}/{step}'))
     for group in optimizer.param_groups: group['lr'] = learning_rate(step, settings.steps, settings.lr, settings.warmup)
     _set_training(t.model, True)
-    losses = head_losses(t, rng)
-    total = sum(settings.weights.get(name, 0.) * loss for name, loss in losses.items())
+    terms = losses(t, rng)
+    total = sum(settings.weights.get(name, 0.) * loss for name, loss in terms.items())
     optimizer.zero_grad()
     total.backward()
     norm = nn.utils.clip_grad_norm_([*t.heads(), *t.scales()], 2.)
     if not torch.isfinite(norm): raise GeoAlignError(f'The gradient of step {step + 1} is not finite; lower lr.')
     optimizer.step()
-    return Step(total.item(), {name: loss.item() for name, loss in losses.items()})
+    return Step(total.item(), {name: loss.item() for name, loss in terms.items()})
 
 # %% ../../nbs/44d_heads.ipynb #54ee357d
 def head_state(t: Trainer, optimizer: torch.optim.Optimizer, step: int) -> dict[str, object]:
@@ -135,7 +140,7 @@ def _save_checkpoint(t: Trainer, optimizer: torch.optim.Optimizer, step: int, ou
     t.texts.save(out/'texts.pt')
     with write_beside(out/'heads.pt') as file: torch.save(head_state(t, optimizer, step), file)
 
-def train_heads(t: Trainer, out: Path, quiet: bool = False):
+def train_heads(t: Trainer, out: Path, quiet: bool = False, losses: Callable = head_losses):
     "Take the steps that are left, with a checkpoint and a log in `out`"
     optimizer, settings, log = optimizer_of(t), t.settings, Log(out/'log.jsonl')
     done = restore(t, optimizer, out/'heads.pt')
@@ -143,10 +148,10 @@ def train_heads(t: Trainer, out: Path, quiet: bool = False):
     log.rewrite([row for row in log.read() if row['step'] <= done])
     for p in [*t.heads(), *t.scales()]: p.requires_grad_(True)
     for step in tqdm(range(done, settings.steps), initial=done, total=settings.steps, disable=quiet, desc='heads'):
-        losses = take_step(t, optimizer, step)
+        taken = take_step(t, optimizer, step, losses)
         finished = step + 1
         if finished % 20 == 0 or finished == settings.steps:
-            log.add(stage=2, step=finished, total=losses.total, **losses.terms)
+            log.add(stage=2, step=finished, total=taken.total, **taken.terms)
         due = finished % settings.checkpoint_steps == 0 or finished == settings.steps
         if due: _save_checkpoint(t, optimizer, finished, out)
     _set_training(t.model, False)
