@@ -46,6 +46,7 @@ ARROWS = {
     'train.recipe': ['model', 'losses.*', 'data.*', 'scenes', 'train.*', 'bench.validation'],  # a run's default evaluation
     'train.*': ['model', 'losses.*', 'data.*', 'scenes', 'train.*'],
     'study.*': ['train.*', 'bench.*', 'detection.*', 'ground', 'pointing', 'study.*'],
+    'ground_command': ['ground', 'io.images', 'phrases', 'result_files'],
     'cli': ['*'],
 }
 MODULES = sorted('.'.join(p.relative_to(ROOT).with_suffix('').parts) for p in ROOT.rglob('*.py') if not p.name.startswith('_'))
