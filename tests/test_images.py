@@ -252,13 +252,13 @@ def masked_file(path, how, kind, pixels):
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=how == 'internal mask'): return write(path, values, mask=HOLE)
 
 
-@pytest.mark.parametrize('orientation', [1, 6])
+MASKS = [(how, kind, orientation) for how in ('nodata', 'internal mask', 'mask file', 'alpha', 'nan', 'masked array') for kind in HIDDEN
+         for orientation in (1, 6) if (how != 'nan' or kind[0] == 'f') and (how != 'masked array' or orientation == 1)]
+
+
 @pytest.mark.parametrize('bands', [1, 3])
-@pytest.mark.parametrize('kind', ['u1', 'u2', 'i2', 'u4', 'f4', 'f8'])
-@pytest.mark.parametrize('how', ['nodata', 'internal mask', 'mask file', 'alpha', 'nan', 'masked array'])
+@pytest.mark.parametrize('how, kind, orientation', MASKS)
 def test_invalid_pixels_are_black_and_take_no_part(tmp_path, monkeypatch, how, kind, bands, orientation):
-    if how == 'nan' and kind[0] != 'f': pytest.skip('integers have no NaN')
-    if how in ('masked array',) and orientation != 1: pytest.skip('an array has no orientation')
     pixels = np.minimum(COLOR[..., :bands], 254)
     if how == 'masked array':
         values = np.where(HOLE[..., None], pixels, HIDDEN[kind]).astype(kind)
@@ -343,6 +343,40 @@ def test_palettes(tmp_path, kind):
     assert np.array_equal(read.valid, numbers != 3)
     assert np.array_equal(np.asarray(read.rgb), table[numbers] * (numbers != 3)[..., None])
     assert read.bands == (1,)
+
+
+def test_a_palette_with_an_alpha_band(tmp_path):
+    image = Image.fromarray(COLOR).quantize(8)
+    with rasterio.open(tmp_path/'a.tif', 'w', driver='GTiff', count=2, height=HEIGHT, width=WIDTH, dtype='uint8', photometric='palette', alpha='yes') as dataset:
+        dataset.write(np.stack([np.asarray(image), HOLE * np.uint8(255)]))
+        dataset.write_colormap(1, {i: (*color, 255) for i, color in enumerate(np.array(image.getpalette()).reshape(-1, 3).tolist())})
+    read = read_image(tmp_path/'a.tif')
+    assert np.array_equal(read.valid, HOLE) and np.array_equal(np.asarray(read.rgb), np.asarray(image.convert('RGB')) * HOLE[..., None])
+
+
+def test_min_is_white_with_nodata(tmp_path):
+    white = np.where(HOLE, COLOR[..., 0], 255)
+    read = read_image(write(tmp_path/'a.tif', white, photometric='miniswhite', nodata=255))
+    assert np.array_equal(read.valid, HOLE & (COLOR[..., 0] != 255)) and np.array_equal(np.asarray(read.rgb)[read.valid][:, 0], 255 - white[read.valid])
+
+
+def test_infinite_values_are_the_ends_of_the_scale(tmp_path):
+    values = COLOR.astype(np.float32)
+    values[0, 0], values[0, 1] = np.inf, -np.inf
+    read = read_image(write(tmp_path/'a.tif', values, nodata=float('nan')))
+    assert read.valid is None and read.rgb.getpixel((0, 0)) == (255,) * 3 and read.rgb.getpixel((1, 0)) == (0,) * 3
+    assert_close(np.asarray(read.rgb)[1:], stretch_to_8bit(COLOR)[1:])
+
+
+def test_reduced_rasters_with_overviews_and_mask(tmp_path):
+    large = np.kron(COLOR, np.ones((16, 16, 1), np.uint8))
+    hole = np.kron(HOLE, np.ones((16, 16), bool))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        path = write(tmp_path/'a.tif', large, mask=hole, **TILES)
+        with rasterio.open(path, 'r+') as dataset: dataset.build_overviews([2, 4, 8, 16], rasterio.enums.Resampling.average)
+    read = read_image(path, size=HEIGHT)
+    assert read.rgb.size == (WIDTH, HEIGHT) and np.array_equal(read.valid, HOLE)
+    assert_close(np.asarray(read.rgb)[HOLE], COLOR[HOLE])
 
 
 # ---- which bands ---------------------------------------------------------------------------------------------------------
@@ -507,6 +541,22 @@ def test_every_source_gives_the_same_image(tmp_path):
         for source in (str(path), path.read_bytes(), bytearray(path.read_bytes()), io.BytesIO(path.read_bytes())):
             assert np.array_equal(rgb(source), want)
         with rasterio.open(path) as dataset: assert np.array_equal(rgb(dataset), want)
+
+
+def test_an_image_that_pillow_opened_and_did_not_decode(tmp_path):
+    for path in (write(tmp_path/'a.tif', COLOR[..., 0].astype(np.uint16) * 9, photometric='miniswhite'), write(tmp_path/'b.tif', COLOR, nodata=0),
+                 write(tmp_path/'c.png', COLOR.astype(np.uint16), driver='PNG')):
+        assert np.array_equal(rgb(Image.open(path)), rgb(path))
+    opened = Image.open(path)
+    opened.thumbnail((20, 20))  # decodes and changes it
+    assert load_image(opened).size == opened.size
+    pages = [Image.fromarray(COLOR), Image.fromarray(COLOR[::-1].copy())]
+    pages[0].save(tmp_path/'pages.tif', save_all=True, append_images=pages[1:])
+    read = read_image(tmp_path/'pages.tif')
+    assert np.array_equal(np.asarray(read.rgb), COLOR) and any('holds 2 images, of which the first is read' in note for note in read.notes)
+    second = Image.open(tmp_path/'pages.tif')
+    second.seek(1)
+    assert np.array_equal(rgb(second), COLOR[::-1])
 
 
 @pytest.mark.parametrize('name', ['a#b', 'a?b', 'a b%20', 'zip:a', 'a!b', 'ünï', os.fsdecode(b'\xff\xe9'), 'no suffix'])

@@ -326,9 +326,16 @@ def _load_path(path: Path, name: str, options: ReadOptions) -> LoadedImage:
     if not path.is_file(): raise GeoAlignError(f'{name} does not exist or is not a file; check the path.')
     with open(path, 'rb') as file: return _load_open(file, path, name, options)
 
+def _undecoded_file(image: Image.Image) -> Path | None:
+    "The file of an image that `Image.open` gave and nobody decoded yet, where Pillow would lose bits or tags"
+    is_fresh = image.format in ('TIFF', 'PNG') and getattr(image, 'tile', None) and image.tell() == 0
+    path = Path(getattr(image, 'filename', None) or '')
+    return path if is_fresh and path.is_file() else None
+
 def _load(source, options: ReadOptions) -> LoadedImage:
     "An image of any kind"
     name = display_name(source)
+    if isinstance(source, Image.Image): source = _undecoded_file(source) or source
     if isinstance(source, Image.Image): return _decode(source, name, options)
     if isinstance(source, (str, os.PathLike)): return _load_path(Path(source), name, options)
     if hasattr(source, 'colorinterp'):

@@ -6,16 +6,16 @@
 __all__ = ['ROWS_REVERSED', 'COLUMNS_REVERSED', 'AXES_EXCHANGED', 'TIFF_MARKS', 'IDENTITY', 'DRIVERS', 'COLOR_NAMES',
            'MASK_SHARE', 'WORLD_FILES', 'SIDECAR_DRIVERS', 'import_rasterio', 'turn_upright', 'open_header',
            'tiff_tags', 'stored_orientation', 'orientation_of', 'Georeference', 'reproject_points', 'upright_transform',
-           'Location', 'locate', 'NotARasterError', 'open_fault', 'open_raster', 'parse_bands', 'color_order',
-           'default_bands', 'mask_share', 'is_plain_mask', 'alpha_opacity', 'check_size', 'decimated_shape', 'Pixels',
-           'RasterFile', 'read_fault', 'apply_palette', 'natural_values', 'Alpha', 'find_alpha', 'select_bands',
-           'refuse_complex', 'band_validity', 'shown_pixels', 'ReadOptions', 'read_dataset', 'read_raster',
-           'has_world_file', 'read_location', 'read_georeference']
+           'Location', 'locate', 'NotARasterError', 'open_fault', 'open_raster', 'parse_bands', 'color_names',
+           'color_order', 'default_bands', 'mask_share', 'is_plain_mask', 'alpha_opacity', 'check_size',
+           'decimated_shape', 'Pixels', 'RasterFile', 'read_fault', 'apply_palette', 'natural_values', 'Alpha',
+           'find_alpha', 'select_bands', 'refuse_complex', 'band_validity', 'shown_pixels', 'ReadOptions',
+           'read_dataset', 'read_raster', 'has_world_file', 'read_location', 'read_georeference']
 
 # %% ../../nbs/02a_rasters.ipynb #f1488a03
 import io, math, operator, re, threading, warnings
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -260,6 +260,11 @@ def parse_bands(
 COLOR_NAMES = {'red': r'(?<![a-z])red(?![a-z])(?!.?edge)|^b04\b', 'green': r'(?<![a-z])green(?![a-z])|^b03\b',
                'blue': r'(?<![a-z])blue(?![a-z])|^b02\b'}
 
+def color_names(dataset) -> list[str]:
+    "Color interpretation of every band"
+    with suppress(Exception): dataset.colorinterp  # raises what GDAL said before about the header, harmless, once
+    return [color.name for color in dataset.colorinterp]
+
 def color_order(
     labels: Sequence[str],  # one name or color interpretation per band
 ) -> tuple[int, ...] | None:  # numbers of the red, green and blue band; None: not clear
@@ -353,11 +358,12 @@ class RasterFile:
     def read(self, bands: Sequence[int], nearest: bool = False) -> np.ndarray:
         "(H,W,C) in the number type of the file; where `shape` is smaller, means of the valid pixels"
         method = import_rasterio().enums.Resampling.nearest if nearest else import_rasterio().enums.Resampling.average
-        shape = len(bands), *self.shape
-        try: values = self.dataset.read(list(bands), out_shape=shape, resampling=method)
+        number_type = np.result_type(*[self.dataset.dtypes[band - 1] for band in bands])
+        values = np.empty((*self.shape, len(bands)), number_type)
+        try: self.dataset.read(list(bands), out=values.transpose(2, 0, 1), resampling=method)
         except import_rasterio().errors.RasterioIOError as error:
             raise GeoAlignError(read_fault(self, error)) from None
-        return np.moveaxis(values, 0, 2)
+        return values
 
     def read_masks(self, bands: Sequence[int]) -> np.ndarray:
         "(H,W,C) bool: where nodata numbers and masks leave a value"
@@ -426,7 +432,7 @@ def find_alpha(
 ) -> Alpha:
     "The alpha band of a raster"
     count = raster.dataset.count
-    tagged = [number for number, color in enumerate(raster.dataset.colorinterp, 1) if color.name == 'alpha']
+    tagged = [number for number, color in enumerate(color_names(raster.dataset), 1) if color == 'alpha']
     candidate = tagged[-1] if tagged else count
     if candidate in chosen or not tagged and count not in (2, 4): return Alpha()
     if raster.dataset.tags(ns='IMAGE_STRUCTURE').get('SOURCE_COLOR_SPACE'): return Alpha()  # GDAL made RGB of CMYK or CIELAB
@@ -448,7 +454,7 @@ def select_bands(
     "Bands of a raster that are shown"
     if chosen: return chosen, []
     dataset = raster.dataset
-    order = color_order([text or '' for text in dataset.descriptions]) or color_order([c.name for c in dataset.colorinterp])
+    order = color_order([text or '' for text in dataset.descriptions]) or color_order(color_names(dataset))
     colors = [number for number in dataset.indexes if number != alpha.band]
     bands = default_bands(colors, order, raster.name)
     if len(colors) < 4: return bands, []
@@ -473,7 +479,7 @@ def band_validity(raster: RasterFile, bands: Sequence[int]) -> np.ndarray | None
 # %% ../../nbs/02a_rasters.ipynb #5ffc0809
 def _palette_of(dataset, bands: Sequence[int]) -> dict[int, tuple[int, ...]] | None:
     "Colors of the shown band, where it has a palette"
-    is_palette = len(bands) == 1 and dataset.colorinterp[bands[0] - 1].name == 'palette'
+    is_palette = len(bands) == 1 and color_names(dataset)[bands[0] - 1] == 'palette'
     return dataset.colormap(bands[0]) if is_palette else None
 
 def _palette_pixels(raster: RasterFile, band: int, palette: dict[int, tuple[int, ...]]) -> Pixels:
