@@ -14,6 +14,7 @@ from PIL import Image
 from geoalignclip_nb.bench import box_sets as B, formats as F, near_misses as N
 from geoalignclip_nb.bench.datasets import BenchSet
 from geoalignclip_nb.core import GeoAlignError, Region, Sample
+from geoalignclip_nb.data.frames import BoxFrame
 from geoalignclip_nb.scenes import make_scene
 
 SIDE = 128
@@ -285,7 +286,7 @@ def test_the_odd_key_of_the_class(tmp_path, spelling):
 
 
 def test_twenty_names_are_split():
-    spoken = [F.spoken(n) for n in B.RRSIS_D]
+    spoken = [F.readable_class_name(n) for n in B.RRSIS_D]
     assert len(set(spoken)) == 20
     assert {'baseball field', 'basketball court', 'golf field', 'ground track field', 'storage tank', 'tennis court', 'train station', 'expressway service area', 'expressway toll station',
             'airport', 'stadium', 'windmill', 'overpass'} <= set(spoken)
@@ -606,4 +607,4 @@ def test_bad_requests():
     refused(lambda: N.near_texts('a pond', words='dior'), 'dior')
     refused(lambda: F.box_style([(0, 0, 1, 1)], [(5, 5, 9, 9)]), 'neither reading')
     out = BenchSet('x', 'all', [])
-    assert F.kept_box((0, 0, float('inf'), 3), (9, 9), out) is None and out.skipped == {'box is unreadable': 1}
+    assert F.kept_box((0, 0, float("inf"), 3), BoxFrame((9, 9)), out) is None and out.skipped == {'box is unreadable': 1}

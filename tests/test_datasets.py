@@ -100,7 +100,7 @@ def test_root_from_the_environment(tmp_path, monkeypatch):
 def test_unknown_split_names_the_known(tmp_path):
     karpathy(tmp_path)
     with pytest.raises(GeoAlignError, match="rsicd has no split 'minival'; choose train, val, test or all"): D.caption_set('rsicd', tmp_path, 'minival')
-    with pytest.raises(GeoAlignError, match="rsitmd has no split 'val'; choose train, test or all"): D.caption_set('rsitmd', karpathy(tmp_path/'r', 'rsitmd'), 'val')
+    with pytest.raises(GeoAlignError, match='dataset_RSITMD.json has no split val'): D.caption_set('rsitmd', karpathy(tmp_path/'r', 'rsitmd', splits=['test'] * 3), 'val')
     with pytest.raises(GeoAlignError, match="siri-whu has no split 'test'; choose train or all"): D.siri_whu(tmp_path, 'test')
 
 
@@ -118,19 +118,22 @@ def test_json_keeps_five_and_knows_valid(tmp_path):
 
 @pytest.mark.parametrize('blank', ['', '  ', None])
 @pytest.mark.parametrize('form', ['json', 'csv', 'precomp'])
-def test_empty_sentence_is_refused_by_name(form, blank, tmp_path):
+def test_empty_sentence_is_left_out_and_counted(form, blank, tmp_path):
     captions = FIVE[:3] + [blank or ''] + FIVE[4:]
-    if form == 'json': karpathy(tmp_path, captions=captions)
+    if form == 'json': karpathy(tmp_path, captions=captions, splits=['test'] * 3)
     else: pictures(tmp_path/'RSICD_images')
     if form == 'csv': pairs(tmp_path/'rsicd_test.csv', captions=captions)
     if form == 'precomp': precomp(tmp_path/'rsicd_precomp', captions=captions)
-    with pytest.raises(GeoAlignError, match='airport_1.png in rsicd has an empty sentence'): D.caption_set('rsicd', tmp_path)
+    got = D.caption_set('rsicd', tmp_path)
+    assert words(got) == {n: FIVE[:3] + FIVE[4:] for n in NAMES} and got.skipped == {'blank sentence': 3}
 
 
 def test_short_csv_line_is_an_empty_sentence(tmp_path):
     pictures(tmp_path/'RSICD_images')
-    (tmp_path/'rsicd_test.csv').write_text('filename,title\nairport_1.png,a plane .\nairport_1.png\n')
-    with pytest.raises(GeoAlignError, match='airport_1.png in rsicd has an empty sentence'): D.caption_set('rsicd', tmp_path)
+    (tmp_path/'rsicd_test.csv').write_text('filename,title\nairport_1.png,a plane .\nairport_1.png\nriver_2.png\n')
+    got = D.caption_set('rsicd', tmp_path)
+    assert words(got) == {'airport_1.png': ['a plane .']}
+    assert got.skipped == {'blank sentence': 2, 'image with blank sentences only': 1}
 
 
 @pytest.mark.parametrize('form', ['json', 'csv'])

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FOLDERS', 'IMAGES', 'CAPTION_FILES', 'ROWS', 'CAPTION_SETS', 'SCENE_SETS', 'OWN_SETS', 'BenchSet', 'DataSet',
            'missing', 'set_root', 'split_of', 'names_hash', 'bench_set', 'count_items', 'compare_n', 'caption_form',
-           'json_samples', 'row_sample', 'unnamed_pictures', 'caption_set', 'siri_whu', 'ucm_scene_set',
-           'rsicd_scene_set', 'folder_set', 'coco_set']
+           'json_samples', 'base_name', 'row_samples', 'unnamed_pictures', 'CaptionItems', 'caption_set', 'siri_whu',
+           'ucm_scene_set', 'rsicd_scene_set', 'folder_set', 'without_unnamed', 'coco_set']
 
 # %% ../../nbs/50a_datasets.ipynb #d0f707ea
 import hashlib
@@ -14,15 +14,19 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
-from .packings import (RSICD_CLASSES, SIRI_CLASSES, check_coco, find_picture, hub_rows, named_apart, names_file, own_classes, pair_rows, parquet_rows,
-                                            precomp_rows, siri_folders, siri_rows, split_files, ucm_class)
+from .packings import (RSICD_CLASSES, SIRI_CLASSES, check_coco, hub_rows, list_pattern, named_apart,
+                                            names_file, own_classes, pair_rows, parquet_rows, precomp_rows, siri_folders,
+                                            siri_rows, split_files, ucm_class)
 from .region_classification import class_index, class_key
-from .scene_classification import UCM_CLASSES, folder_of_classes, ucm_scenes
-from ..core import GeoAlignError, Sample, asset, data_dir, sha256_of
-from ..data.sources import SPLIT_NAMES, caption_sample, check_pictures, coco_boxes, karpathy_captions, read_json
+from .scene_classification import PICTURES, UCM_CLASSES, folder_of_classes, scene_labels
+from ..core import GeoAlignError, Sample, asset, data_dir, expect_keys, sha256_of, visible_files
+from ..data.image_files import ImageIndex, image_paths, name_key
+from ..data.sources import (SPLIT_NAMES, caption_sample, caption_samples, check_pictures, coco_samples,
+                                          karpathy_records, read_coco, records_with_words)
 
 # %% ../../nbs/50a_datasets.ipynb #1ba3db63
 @dataclass
@@ -137,59 +141,107 @@ CAPTION_FILES = {  # set -> form -> path under the root; {} is the split
 
 def caption_form(data: DataSet, root, form: str = '') -> str:
     "Which packing lies under `root`; raises `GeoAlignError` where there is none, or not the one asked for"
-    have = [f for f, pattern in CAPTION_FILES[data.name].items() if any(Path(root).glob(pattern.format('*')))]
+    have = []
+    for name, pattern in CAPTION_FILES[data.name].items():
+        if any(visible_files(root, glob) for glob in list_pattern(pattern, '*')): have.append(name)
     if not have: raise missing(data, root)
     if form and form not in have: raise GeoAlignError(f"{data.name} does not lie in {Path(root).name} in the form '{form}'; choose {', '.join(have)}.")
     return form or have[0]
 
-# %% ../../nbs/50a_datasets.ipynb #08c64673
+# %% ../../nbs/50a_datasets.ipynb #caa4318e
 ROWS = dict(csv=pair_rows, pairs=pair_rows, precomp=precomp_rows, parquet=hub_rows)
 
-def json_samples(name: str, root, split: str) -> list:
+def json_samples(
+    name: str,  # of the caption set
+    root: str | Path,
+    split: str,
+    *,
+    skipped: Counter | None = None,  # filled with the count of what is left out, by reason
+    notes: list[str] | None = None,  # filled with sentences about names
+) -> list[Sample]:
     "A caption set from its official JSON; raises `GeoAlignError` for other keys than Karpathy's"
-    file, folder = CAPTION_FILES[name]['json'], Path(IMAGES[name])
-    if (Path(root)/folder/folder).is_dir(): folder = folder/folder  # some archives unpack so
-    try: return karpathy_captions(root, file, folder, split, name)
-    except (KeyError, TypeError, AttributeError) as e: raise GeoAlignError(f"{file} is not in Karpathy's form ({type(e).__name__}: {e}); give the official file.") from None
+    skipped = Counter() if skipped is None else skipped
+    notes = [] if notes is None else notes
+    file, folder = CAPTION_FILES[name]['json'], Path(root)/IMAGES[name]
+    if (folder/folder.name).is_dir(): folder = folder/folder.name  # some archives unpack so
+    records = karpathy_records(Path(root)/file, split)
+    with expect_keys(file, "in Karpathy's form", 'give the official file'):
+        return check_pictures(caption_samples(records, folder, name, skipped=skipped, notes=notes))
 
-def row_sample(root, name: str, file: str, captions: list, image=None) -> Sample:
-    "One row of a packing as a `Sample`; raises `GeoAlignError` for an empty sentence, naming the picture"
-    s = caption_sample(dict(filename=Path(file).name, sentences=[dict(raw=str(c or '')) for c in captions]), Path(root)/IMAGES[name], name)
-    s.image = find_picture(root, IMAGES[name], file) if image is None else image
-    return s
+# %% ../../nbs/50a_datasets.ipynb #ec078343
+def base_name(file: str) -> str:
+    "The last part of a path, written with either slash"
+    return file.replace('\\', '/').rpartition('/')[2]
 
-# %% ../../nbs/50a_datasets.ipynb #7162af01
-def unnamed_pictures(root, name: str) -> list:
-    "Pictures of a set's folder that its JSON does not name, in any split"
-    named, folder = {Path(i['filename']).name for i in read_json(Path(root)/CAPTION_FILES[name]['json'])['images']}, Path(root)/IMAGES[name]
-    return sorted(f.name for f in folder.rglob('*') if f.suffix.lower() in ('.jpg', '.jpeg', '.png', '.tif', '.tiff') and f.name not in named)
+def row_samples(
+    root: str | Path,
+    name: str,  # of the caption set
+    rows: list[tuple],  # (file name, sentences) or (file name, sentences, PIL image) per image
+    *,
+    skipped: Counter,  # filled with the count of what is left out, by reason
+    notes: list[str],  # filled with sentences about names
+) -> list[Sample]:
+    "Rows of a packing as samples; raises `GeoAlignError` where no image has a sentence"
+    records = []
+    for file, captions, *image in rows:
+        sentences = [dict(raw=c) for c in captions]
+        records.append(dict(filename=base_name(file), file=file, sentences=sentences, image=image[0] if image else None))
+    records = records_with_words(records, skipped)
+    if not records: raise GeoAlignError(f'No image of {name} has a sentence that is not empty; repair the annotation file.')
+    files = [r['file'] for r in records if r['image'] is None]
+    paths = image_paths(Path(root)/IMAGES[name], files, name, notes, beside=root)
+    return [caption_sample(r, r['image'] or paths[r['file']], name) for r in records]
 
-# %% ../../nbs/50a_datasets.ipynb #ba57aca8
+# %% ../../nbs/50a_datasets.ipynb #fb7aa9f1
+def unnamed_pictures(root: str | Path, name: str) -> list[str]:
+    "Images of a set's folder that its JSON does not name, in any split"
+    records = karpathy_records(Path(root)/CAPTION_FILES[name]['json'])
+    named = {name_key(base_name(r['filename'])) for r in records}
+    files = {base_name(f) for f in ImageIndex(Path(root)/IMAGES[name]).names}
+    return sorted(f for f in files if Path(f).suffix.lower() in PICTURES and name_key(f) not in named)
+
+# %% ../../nbs/50a_datasets.ipynb #831f2ed0
+class CaptionItems(NamedTuple):
+    "Samples of a caption set and the files they come from"
+    samples: list[Sample]
+    files: list[Path]
+
+def _official_items(name: str, root: Path, split: str, *, skipped: Counter, notes: list[str]) -> CaptionItems:
+    "A set in Karpathy's JSON"
+    samples = json_samples(name, root, split, skipped=skipped, notes=notes)
+    more = unnamed_pictures(root, name)
+    if more: notes.append(f'Pictures in the folder that no sentence names, left out: {len(more):,}, the first is {more[0]}.')
+    return CaptionItems(samples, [root/CAPTION_FILES[name]['json']])
+
+# %% ../../nbs/50a_datasets.ipynb #0b18e93a
+def _packed_items(name: str, root: Path, split: str, form: str, *, skipped: Counter, notes: list[str]) -> CaptionItems:
+    "A set in another packing"
+    files = split_files(root, CAPTION_FILES[name][form], split)
+    rows = [row for f in files for row in ROWS[form](f)]
+    readable = [row for row in rows if len(row) < 3 or row[2] is not None]
+    if len(readable) < len(rows): skipped['unreadable'] = len(rows) - len(readable)
+    samples = row_samples(root, name, readable, skipped=skipped, notes=notes)
+    if form != 'precomp': return CaptionItems(samples, files)
+    if name == 'rsicd' and split != 'test': notes.append("AMFMN's train files of RSICD hold the pictures of train and val.")
+    return CaptionItems(samples, files + [names_file(f) for f in files])
+
+# %% ../../nbs/50a_datasets.ipynb #cfae36ee
 def caption_set(
     name: str,  # 'rsicd', 'rsitmd' or 'ucm'
-    root=None,  # folder of the set; None: under GEOALIGN_DATA
-    split: str = None,  # None: the paper's
+    root: str | Path | None = None,  # folder of the set; None: under GEOALIGN_DATA
+    split: str | None = None,  # None: the paper's
     form: str = '',  # 'json', 'csv' (RS5M), 'pairs' (SkyScript), 'precomp' (AMFMN), 'parquet' (hub); '': the first that is there
 ) -> BenchSet:
-    "A retrieval set in any of its packings; raises `GeoAlignError` for what is missing, empty or contradictory"
+    "A retrieval set in any of its packings; raises `GeoAlignError` for what is missing or contradictory"
     data, skipped = CAPTION_SETS[name], Counter()
     root, split = set_root(data, root), split_of(data, split)
     form = caption_form(data, root, form)
     notes = [f'Read from {form} files; all sentences of a picture are kept, also identical ones.']
-    if form == 'json':
-        files, samples = [root/CAPTION_FILES[name]['json']], json_samples(name, root, split)
-        if more := unnamed_pictures(root, name): notes.append(f'Pictures in the folder that no sentence names, left out: {len(more):,}, the first is {more[0]}.')
-    else:
-        files = split_files(root, CAPTION_FILES[name][form], split)
-        rows = [r for f in files for r in ROWS[form](f)]
-        kept = [r for r in rows if len(r) < 3 or r[2] is not None]
-        if len(kept) < len(rows): skipped['unreadable'] = len(rows) - len(kept)
-        samples = [row_sample(root, name, *r) for r in kept]
-        if form == 'precomp': files = files + [names_file(f) for f in files]
-        if form == 'precomp' and name == 'rsicd' and split != 'test': notes.append("AMFMN's train files of RSICD hold the pictures of train and val.")
-    odd = [s.source_image_id for s in samples if len(s.captions) != 5]
+    if form == 'json': items = _official_items(name, root, split, skipped=skipped, notes=notes)
+    else: items = _packed_items(name, root, split, form, skipped=skipped, notes=notes)
+    odd = [s.source_image_id for s in items.samples if len(s.captions) != 5]
     if odd: notes.append(f'Pictures without exactly five sentences: {len(odd):,}, the first is {odd[0]}.')
-    return bench_set(data, split, samples, files, skipped, notes)
+    return bench_set(data, split, items.samples, items.files, skipped, notes)
 
 # %% ../../nbs/50a_datasets.ipynb #10c7febe
 def _captions(name, splits, n, where, size, terms, layout):
@@ -198,7 +250,7 @@ def _captions(name, splits, n, where, size, terms, layout):
 CAPTION_SETS = {d.name: d for d in (
     _captions('rsicd', ('train', 'val', 'test'), dict(n=1093, n_texts=5465), 'github.com/201528014227051/RSICD_optimal or the hub (arampacha/rsicd)', '485 MB',
               'no licence file, research use', "dataset_rsicd.json and RSICD_images/ (or the hub's data/*.parquet)"),
-    _captions('rsitmd', ('train', 'test'), dict(n=452, n_texts=2260), 'github.com/xiaoyuan1996/AMFMN (folder RSITMD)', '',
+    _captions('rsitmd', ('train', 'val', 'test'), dict(n=452, n_texts=2260), 'github.com/xiaoyuan1996/AMFMN (folder RSITMD)', '',
               'no licence in its README, cite Yuan et al., doi 10.1109/TGRS.2021.3078451', 'dataset_RSITMD.json and images/'),
     _captions('ucm', ('train', 'val', 'test'), dict(n=210, n_texts=1050), 'the UCM-captions links at github.com/201528014227051/RSICD_optimal', '',
               'cite Qu et al. 2016, pictures of the USGS in the public domain', 'dataset.json and imgs/'))}
@@ -228,12 +280,14 @@ def ucm_scene_set(root=None, split: str = None) -> BenchSet:
     root, split = set_root(data, root), split_of(data, split)
     files = [root/f for f in ('dataset.json', 'labels.json') if (root/f).is_file()]
     if root/'dataset.json' not in files: raise missing(data, root)
-    samples = json_samples('ucm', root, split)
-    if len(files) == 2: labels = ucm_scenes(root, split)[1]
+    skipped: Counter = Counter()
+    samples = json_samples('ucm', root, split, skipped=skipped, notes=notes)
+    if len(files) == 2: labels = scene_labels(root, samples)
     else:
         labels = {s.id: ucm_class(s.source_image_id) for s in samples}
-        notes = ['labels.json is absent: classes follow from the file numbers, a hundred per class in alphabetical order, unverified for this copy.']
-    return bench_set(data, split, samples, files, notes=notes, classes=UCM_CLASSES, labels=labels)
+        notes.append('labels.json is absent: classes follow from the file numbers, a hundred per class in alphabetical order, '
+                     'unverified for this copy.')
+    return bench_set(data, split, samples, files, skipped, notes, classes=UCM_CLASSES, labels=labels)
 
 SCENE_SETS['ucm-scenes'] = replace(CAPTION_SETS['ucm'], name='ucm-scenes', task='scene_classification', read=ucm_scene_set, n=dict(n=210), paper_n={}, layout='dataset.json, labels.json and imgs/')
 
@@ -249,38 +303,61 @@ def rsicd_scene_set(root=None, split: str = None, form: str = '') -> BenchSet:
 
 SCENE_SETS['rsicd-scenes'] = replace(CAPTION_SETS['rsicd'], name='rsicd-scenes', task='scene_classification', read=rsicd_scene_set, n={}, paper_n={})
 
-# %% ../../nbs/50a_datasets.ipynb #07b4a658
-def folder_set(root=None, split: str = None, classes=None) -> BenchSet:
+# %% ../../nbs/50a_datasets.ipynb #e5dacd97
+def folder_set(
+    root: str | Path | None = None,
+    split: str | None = None,
+    classes: dict[str, list[str]] | str | None = None,  # class list, or a JSON file with one
+) -> BenchSet:
     "A folder per class, in folders train, val and test where a split is asked for; raises `GeoAlignError` for mixed-up levels"
     data = OWN_SETS['folder']
     root, split = set_root(data, root), split_of(data, split)
-    parts = {d.name: d for d in root.iterdir() if d.is_dir() and not d.name.startswith('.')}
+    parts = {d.name: d for d in visible_files(root) if d.is_dir()}
     names = {SPLIT_NAMES.get(k.lower(), k.lower()): d for k, d in parts.items()}
-    if split == 'all' and parts and set(names) <= set(data.splits): raise GeoAlignError(f"{root.name} holds {', '.join(parts)}, which are splits, not classes; choose one with --split.")
-    if split != 'all' and split not in names: raise GeoAlignError(f"{root.name} has no folder '{split}'; give --split all where the class folders lie directly in it.")
-    samples, labels, found = folder_of_classes(root if split == 'all' else names[split])
-    return bench_set(data, split, samples, classes=own_classes(found, classes), labels=labels)
+    if split == 'all' and parts and set(names) <= set(data.splits):
+        raise GeoAlignError(f"{root.name} holds {', '.join(parts)}, which are splits, not classes; choose one with --split.")
+    if split != 'all' and split not in names:
+        raise GeoAlignError(f"{root.name} has no folder '{split}'; "
+                            'give --split all where the class folders lie directly in it.')
+    found = folder_of_classes(root if split == 'all' else names[split])
+    return bench_set(data, split, found.samples, classes=own_classes(found.classes, classes), labels=found.labels)
 
 OWN_SETS = {'folder': DataSet('folder', 'scene_classification', folder_set, ('train', 'val', 'test'), 'all', {}, {}, '', '', '', 'one folder of pictures per class')}
 
-# %% ../../nbs/50a_datasets.ipynb #e7ab3f24
-def coco_set(name: str, root=None, split: str = None, classes=None) -> BenchSet:
-    "annotations.json and images/: anyone's boxes ('coco'), or the frozen splits of 'rsod' and 'vedai'; raises `GeoAlignError` as its parts do"
+# %% ../../nbs/50a_datasets.ipynb #77645c61
+def without_unnamed(samples: list[Sample], classes: dict[str, list[str]], skipped: Counter):
+    "Take regions of classes that are not in the list away, and count them"
+    known = class_index(classes)
+    for sample in samples:
+        named = [r for r in sample.regions if class_key(r.category) in known]
+        lost = [r for r in sample.regions if class_key(r.category) not in known]
+        skipped.update(f"class '{r.category}' without a name of its own" for r in lost)
+        sample.regions = named
+
+# %% ../../nbs/50a_datasets.ipynb #58a6343a
+def coco_set(
+    name: str,  # 'coco' (anyone's boxes), 'rsod', 'vedai' or 'airbus'
+    root: str | Path | None = None,  # holds annotations.json and images/
+    split: str | None = None,
+    classes: dict[str, list[str]] | str | None = None,  # class list, or a JSON file with one
+    frame: str = 'auto',  # what the boxes refer to: 'upright', 'stored' or 'auto', see `frames.box_frames`
+) -> BenchSet:
+    "annotations.json and images/; raises `GeoAlignError` as its parts do"
     data = OWN_SETS[name]
     root, split = set_root(data, root), split_of(data, split)
-    if not (root/'annotations.json').is_file(): raise missing(data, root)
-    coco, notes = read_json(root/'annotations.json'), []
+    file, notes = root/'annotations.json', []
+    if not file.is_file(): raise missing(data, root)
+    coco = read_coco(file, notes)
     lost = check_coco(coco)
     skipped = lost if split == 'all' else Counter()  # a box of no listed picture belongs to no split
-    samples = coco_boxes(root, split, name if data.splits else root.name, skipped)
-    keys, frozen = [c['name'] for c in coco['categories']], asset(f'splits/{name}.json') if data.splits else None
-    classes = named_apart(keys) if data.splits and classes is None else own_classes(keys, classes)
-    known = class_index(classes)
-    for s in samples:
-        skipped.update(f"class '{r.category}' without a name of its own" for r in s.regions if class_key(r.category) not in known)
-        s.regions = [r for r in s.regions if class_key(r.category) in known]
-    if n := len(coco['images']) - len({i['file_name'] for i in coco['images']}): notes.append(f'Pictures listed again in annotations.json: {n:,}; their boxes are joined, each once.')
-    return bench_set(data, split, samples, [root/'annotations.json'] + [frozen] * bool(frozen), skipped, notes, classes=classes)
+    samples = coco_samples(coco, split, name if data.splits else root.name, skipped, frame=frame, notes=notes)
+    keys = [c['name'] for c in coco.categories]
+    names = named_apart(keys) if data.splits and classes is None else own_classes(keys, classes)
+    without_unnamed(samples, names, skipped)
+    again = len(coco.images) - len({i['file_name'] for i in coco.images})
+    if again: notes.append(f'Pictures listed again in annotations.json: {again:,}; their boxes are joined, each once.')
+    files = [file, asset(f'splits/{name}.json')] if data.splits else [file]
+    return bench_set(data, split, samples, files, skipped, notes, classes=names)
 
 def _boxes(name, splits, split, where, terms): return DataSet(name, 'region_classification', partial(coco_set, name), splits, split, {}, {}, where, '', terms, 'annotations.json (COCO) and images/')
 

@@ -149,6 +149,8 @@ def report(self: ShardImages, names: int = 3) -> str:
     parts.append(f'left out: {_count_faults(self.skipped, names)}' if self.skipped else 'none left out')
     if self.reader.faults: parts.append(f'files not whole: {_count_faults(self.reader.faults, names)}')
     if self.dropped: parts.append(f'{self.dropped:,} boxes without area or words dropped')
+    if self.reader.turned: parts.append(f'{self.reader.turned:,} samples with boxes of the stored bitmap turned')
+    if self.reader.respelled: parts.append(f'{self.reader.respelled:,} image names spelled otherwise on this disk')
     if self.reader.again.any(): parts.append(f'{self.reader.again.sum():,} keys occur in an earlier file too (kept)')
     return '; '.join(parts) + '.'
 
