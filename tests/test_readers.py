@@ -1,5 +1,11 @@
 """All readers at once: boxes in the frame of the upright image, names in other spellings, files that Windows and macOS touched."""
+import bz2
+import dataclasses
+import gzip
 import json
+import lzma
+import re
+import tarfile
 import unicodedata
 import warnings
 from pathlib import Path
@@ -9,11 +15,19 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from data.captions import make as captions
+from data.coco import make as coco
 from data.pictures import PICTURES, UNTURN, Style
+from data.rsfg import make as rsfg
+from data.rsvg_hr import make as rsvg_hr
+from geoalignclip_nb.bench import box_sets as B, datasets as D
 from geoalignclip_nb.bench.datasets import BenchSet
 from geoalignclip_nb.bench.embeddings import Embedder
+from geoalignclip_nb.bench.formats import rsvg_line
 from geoalignclip_nb.core import GeoAlignError, turn_boxes
+from geoalignclip_nb.data import sources as S
 from geoalignclip_nb.data.frames import image_header
+from geoalignclip_nb.data.shards import open_shards, scan_tar
 from geoalignclip_nb.io.images import load_image
 from readers import BOX_READERS, JSON_READERS, NAME_READERS, READERS
 from small_towers import VIT, small_model
@@ -238,3 +252,161 @@ def test_files_of_macos_and_windows_are_passed_over(reader, tmp_path):
     (root/'__MACOSX'/'images').mkdir(parents=True)
     (root/'__MACOSX'/'images'/'._001.jpg').write_bytes(b'\0')
     assert [(s.id, s.image if isinstance(s.image, str) else None, s.regions) for s in read(reader, root)[0]] == plain and plain
+
+
+# What is left out is counted
+
+CAPTION_READERS = [r for r in READERS if r.name.split()[0] in ('rsicd', 'ucm', 'rsitmd')]
+
+
+@pytest.mark.parametrize('blank', ['', '   ', '\t'])
+@pytest.mark.parametrize('reader', CAPTION_READERS, ids=str)
+def test_blank_sentences_and_images_without_words(reader, blank, tmp_path):
+    first, second = PICTURES
+    pictures = (dataclasses.replace(first, captions=('a plane .', blank, 'a ship .', 'a place .', 'a pond .')),
+                dataclasses.replace(second, captions=(blank,) * 5))
+    samples, told = read(reader, reader.make(tmp_path/'set', pictures, Style()))
+    assert [s.captions for s in samples] == [['a plane .', 'a ship .', 'a place .', 'a pond .']]
+    counts = ' '.join(told)
+    assert re.search('6 (× )?blank sentence', counts) and re.search('1 (× )?image with blank sentences only', counts)
+
+
+@pytest.mark.parametrize('reader', CAPTION_READERS, ids=str)
+def test_a_set_without_any_sentence(reader, tmp_path):
+    pictures = [dataclasses.replace(p, captions=('', ' ', '', '', '')) for p in PICTURES]
+    root = reader.make(tmp_path/'set', pictures, Style())
+    with pytest.raises(GeoAlignError, match='No image of .* has a sentence that is not empty'): read(reader, root)
+
+
+def test_lists_of_swan(tmp_path):
+    root = captions.make_precomp(tmp_path/'a', name='rsitmd', split='val', ending='_verify')
+    got = D.caption_set('rsitmd', root, 'val')
+    assert len(got.samples) == 2 and set(got.files) == {'val_caps_verify.txt', 'val_filename_verify.txt'}
+    with pytest.raises(GeoAlignError, match='test_caps.txt was not found in rsitmd_precomp|test_caps.txt was not found in a, which has val'):
+        D.caption_set('rsitmd', root)
+
+
+@pytest.mark.parametrize('delimiter', [',', ';', '\t', '|'])
+@pytest.mark.parametrize('mark', [b'', b'\xef\xbb\xbf'])
+def test_delimiters_of_a_csv(delimiter, mark, tmp_path):
+    pictures = [dataclasses.replace(p, captions=('a plane, white; or "gray" | red .',) * 5) for p in PICTURES]
+    root = captions.make_csv(tmp_path/'a', pictures, delimiter=delimiter)
+    file = root/'rsicd_test.csv'
+    file.write_bytes(mark + file.read_bytes())
+    assert [s.captions for s in D.caption_set('rsicd', root).samples] == [list(p.captions) for p in pictures]
+
+
+# COCO
+
+COCO_READERS = [r for r in READERS if r.name in ('coco', 'coco (training)', 'vhr10')]
+
+
+def edit(root: Path, change):
+    content = json.loads((root/'annotations.json').read_text())
+    change(content)
+    (root/'annotations.json').write_text(json.dumps(content))
+
+
+def as_text(entries, *keys):
+    for e in entries: e.update({k: str(e[k]) for k in keys})
+
+
+def ids_as_text(content, *parts):
+    if 'images' in parts: as_text(content['images'], 'id')
+    if 'categories' in parts: as_text(content['categories'], 'id')
+    if 'image_id' in parts: as_text(content['annotations'], 'image_id')
+    if 'category_id' in parts: as_text(content['annotations'], 'category_id')
+
+
+@pytest.mark.parametrize('parts', [['images'], ['image_id'], ['categories'], ['category_id'], ['images', 'category_id']], ids='+'.join)
+@pytest.mark.parametrize('reader', COCO_READERS, ids=str)
+def test_ids_as_text(reader, parts, tmp_path):
+    root = reader.build(tmp_path/'set')
+    edit(root, lambda content: ids_as_text(content, *parts))
+    same_boxes(read(reader, root)[0])
+
+
+@pytest.mark.parametrize('value, same', [(12, True), ('12', True), (12.0, True), (' 12', True), ('012', False), ('12a', False), ('x', False)])
+def test_ids_that_are_equal(value, same): assert (S.coco_id(value) == 12) is same
+
+
+def test_group_category_is_no_class(tmp_path):
+    root = coco.make(tmp_path/'set')
+    def group(content):
+        for c in content['categories']: c['supercategory'] = 'objects'
+        content['categories'].insert(0, dict(id=0, name='objects', supercategory='none'))
+    edit(root, group)
+    got = D.coco_set('coco', root)
+    assert list(got.classes) == ['airplane', 'ship'] and sum("left out of the classes: 'objects'" in n for n in got.notes) == 1
+    edit(root, lambda content: content['annotations'].append(dict(image_id=1, category_id=0, bbox=[0, 0, 9, 9])))
+    assert list(D.coco_set('coco', root).classes) == ['objects', 'airplane', 'ship']  # with boxes it is a class
+
+
+def test_own_supercategory_is_a_class(tmp_path):
+    root = coco.make(tmp_path/'set')
+    edit(root, lambda content: content['categories'].append(dict(id=9, name='person', supercategory='person')))
+    assert list(D.coco_set('coco', root).classes) == ['airplane', 'ship', 'person']
+
+
+def test_class_list_with_a_mark(tmp_path):
+    root = coco.make(tmp_path/'set')
+    (tmp_path/'classes.json').write_text('{"airplane": ["plane"], "ship": ["ship"]}', encoding='utf-8-sig')
+    assert D.coco_set('coco', root, classes=tmp_path/'classes.json').classes['airplane'] == ['plane']
+
+
+# Shards
+
+@pytest.mark.parametrize('pack', [gzip.compress, bz2.compress, lzma.compress])
+def test_compressed_shards(pack, tmp_path):
+    root = rsfg.make_shard(tmp_path/'set')
+    plain = [(s.id, s.regions) for s in open_shards(f'rsfg:{root}')]
+    file = root/'train-000000.tar'
+    file.write_bytes(pack(file.read_bytes()))
+    with pytest.warns(UserWarning, match='1 of 1 shards are compressed'): reader = open_shards(f'rsfg:{root}')
+    assert [(s.id, s.regions) for s in reader] == plain and not reader.faults
+    assert load_image(reader[1].image).size == PICTURES[1].image.size
+    if pack is not gzip.compress: return  # the others lose a whole block where they are cut
+    packed = file.read_bytes()
+    file.write_bytes(packed[:len(packed) - 40])
+    with pytest.warns(UserWarning): assert open_shards(f'rsfg:{root}').faults == [('train-000000.tar', 'cut shard')]
+
+
+def test_decimal_points_in_member_names(tmp_path):
+    names = ('S2_10.00N_20.25E', 'S2_10.01N_20.25E')
+    root = rsfg.make_shard(tmp_path/'set', [dataclasses.replace(p, name=n) for p, n in zip(PICTURES, names)])
+    reader = open_shards(f'rsfg:{root}')
+    assert [s.id for s in reader] == list(names) and not reader.skipped
+    same = [r for s in reader for r in s.regions]
+    assert len(same) == 3
+
+
+def test_compound_endings_stay_with_their_sample(tmp_path):
+    found, _ = scan_tar(make_tar(tmp_path/'a.tar', ['1.jpg', '1.json', '1.seg.png', '__MACOSX/1.jpg', '._1.jpg', '2.5.jpg', '2.5.json']))
+    assert {k: sorted(v) for k, v in found.items()} == {'1': ['jpg', 'json', 'seg.png'], '2.5': ['jpg', 'json']}
+
+
+def make_tar(path: Path, names) -> Path:
+    with tarfile.open(path, 'w') as tar:
+        for name in names: tar.addfile(tarfile.TarInfo(name))
+    return path
+
+
+# RSVG-HR
+
+@pytest.mark.parametrize('numbers', ['10,-2,30,40,50', '-10,2,30,40,50', '10,2,30,-40,50', '10,2,30,40,-50', '10.5,-2,30,40,50'])
+def test_five_numbers_with_a_sign(numbers):
+    with pytest.raises(GeoAlignError, match=f"Line 'a.jpg,{re.escape(numbers)},a plane' has five numbers"): rsvg_line(f'a.jpg,{numbers},a plane')
+
+
+@pytest.mark.parametrize('line', ['', ',', 'a.jpg', 'a.jpg,,,,,', 'a.jpg,1,2,3', 'a.jpg,1e3,2,3,4,x', 'a.jpg,nan,1,2,3,x', 'a.jpg,--1,2,3,4,x', 'a.jpg,1,2,3,4,5,6,x',
+                                  'a.jpg,1..2,2,3,4,x', 'a.jpg,1,2,3,4,'])
+def test_lines_that_are_no_box(line): assert rsvg_line(line) is None
+
+
+def test_lines_with_a_sign_are_counted(tmp_path):
+    root = rsvg_hr.make(tmp_path/'set')
+    file = root/'Annotations'/'rsvg_hr_test.txt'
+    file.write_text('\ufeff' + file.read_text() + '001.jpg,10,-2,30,40,50,a plane\n001.jpg,-2,10,30,40,a plane\n')
+    got = B.rrsis_hr(root, source='rsvg-hr')
+    assert got.skipped == {'line is unreadable': 1}
+    assert (0, 10 / 64, 30 / 96, 40 / 64) in [r.box for s in got.samples for r in s.regions]
