@@ -212,7 +212,7 @@ def test_ground_on_a_real_picture(real_data, tmp_path, capsys):
 def test_half_of_the_output_is_no_output(scene, tmp_path, monkeypatch, capsys):
     "Where the JSON cannot be written the picture is not written either"
     def full(*a, **k): raise OSError(28, 'No space left on device', 'a.json')
-    monkeypatch.setattr('geoalignclip_nb.cli.json.dumps', full)
+    monkeypatch.setattr('geoalignclip_nb.ground_command.json.dumps', full)
     code, out, err = called(capsys, 'ground', scene[0], '--phrases', 'roof', '--out', tmp_path/'a.png', '--json', tmp_path/'a.json')
     assert code == 2 and 'No space left' in err and not list(tmp_path.iterdir())
 

@@ -39,12 +39,14 @@ ARROWS = {
     'lvlm': ['core', 'boxtext', 'chat', 'choices', 'io.images'],
     'bench.transfer_sets': ['data.*', 'scenes', 'things', 'io.images'],  # procedural scenes are one of its sets
     'bench.transfer': ['zoo', 'model', 'bench.*', 'bench.transfer_sets', 'ground', 'pointing', 'viz'],  # it measures heatmaps
+    'bench.pointing_task': ['zoo', 'model', 'bench.*', 'bench.transfer', 'bench.transfer_sets', 'ground', 'pointing'],
     'bench.holdouts': ['zoo', 'bench.*', 'bench.transfer', 'bench.transfer_sets'],
     'bench.*': ['zoo', 'model', 'data.*', 'bench.*'],
     'detection.*': ['zoo', 'model', 'data.*', 'bench.metrics', 'detection.*'],
     'train.recipe': ['model', 'losses.*', 'data.*', 'scenes', 'train.*', 'bench.validation'],  # a run's default evaluation
     'train.*': ['model', 'losses.*', 'data.*', 'scenes', 'train.*'],
     'study.*': ['train.*', 'bench.*', 'detection.*', 'ground', 'pointing', 'study.*'],
+    'ground_command': ['ground', 'io.images', 'phrases', 'result_files'],
     'cli': ['*'],
 }
 MODULES = sorted('.'.join(p.relative_to(ROOT).with_suffix('').parts) for p in ROOT.rglob('*.py') if not p.name.startswith('_'))
