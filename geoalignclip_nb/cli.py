@@ -151,7 +151,7 @@ def _ablate_flags(p):
 # %% ../nbs/70_cli.ipynb #6acf74b6
 # the choices of `bench`, written out so that help needs no heavy import; a test compares them with the library
 BENCH_CHOICES = dict(
-    task=('retrieval', 'fine_grained', 'region_classification', 'scene_classification'),
+    task=('retrieval', 'fine_grained', 'region_classification', 'scene_classification', 'pointing'),
     templates=('skyscript', 'aerial', 'castdet', 'plain', 'imagenet'),
     view=('roi', 'crop', 'image'),
     resize=('squash', 'longest', 'shortest', 'published'),

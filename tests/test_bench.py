@@ -611,3 +611,58 @@ def test_unknown_words_are_noted_once_with_a_count(recwarn):
     note, = [n for n in got.notes if 'cannot read' in n]
     assert note.startswith('5 of 6 distinct texts') and 'xqzzt' in note and 'wvkkq' in note
     assert not [w for w in recwarn if 'cannot read' in str(w.message)]
+
+
+def pointing_folder(folder, n=4):
+    "A COCO folder of procedural scenes"
+    from geoalignclip_nb.scenes import make_scenes
+    (folder/'images').mkdir(parents=True)
+    coco = dict(images=[], annotations=[], categories=[])
+    names = []
+    for i, scene in enumerate(make_scenes(n, seed=11, size=96)):
+        scene.image.save(folder/'images'/f'{i}.png')
+        coco['images'].append(dict(id=i, file_name=f'{i}.png', width=96, height=96))
+        for region in scene.regions:
+            if region.category not in names: names.append(region.category)
+            x1, y1, x2, y2 = (v * 96 for v in region.box)
+            coco['annotations'].append(dict(id=len(coco['annotations']), image_id=i, category_id=names.index(region.category),
+                                            bbox=[x1, y1, x2 - x1, y2 - y1]))
+    coco['categories'] = [dict(id=i, name=name) for i, name in enumerate(names)]
+    (folder/'annotations.json').write_text(json.dumps(coco))
+    return folder
+
+
+def test_pointing_on_own_boxes(tmp_path, capsys):
+    "The command gives the metrics of an independent count, beside chance and the center"
+    from geoalignclip_nb.cli import main
+    from geoalignclip_nb.ground import ground
+    from geoalignclip_nb.model import GeoAlignCLIP
+    root = pointing_folder(tmp_path/'own')
+    out = tmp_path/'r.json'
+    assert main(['bench', 'pointing', '--dataset', 'coco', '--root', str(root), '--out', str(out)]) == 0
+    result = json.loads(out.read_text())
+    coco, model = json.loads((root/'annotations.json').read_text()), GeoAlignCLIP.from_pretrained('geoalign-tiny')
+    names = [c['name'] for c in coco['categories']]
+    hits, areas = [], []
+    for image in coco['images']:
+        boxes = {}
+        for a in coco['annotations']:
+            if a['image_id'] == image['id']: boxes.setdefault(names[a['category_id']], []).append(a['bbox'])
+        maps = ground(model, root/'images'/image['file_name'], list(boxes), method='similarity').maps
+        for heat, own in zip(maps, boxes.values()):
+            row, column = divmod(int(heat.argmax()), heat.shape[1])
+            x, y = (column + .5) / heat.shape[1] * 96, (row + .5) / heat.shape[0] * 96
+            hits.append(any(bx <= x <= bx + w and by <= y <= by + h for bx, by, w, h in own))
+    assert abs(result['metrics']['pointing_game'] - 100 * sum(hits) / len(hits)) < 1e-6 and result['n'] == len(hits)
+    assert set(result['metrics']) == {'pointing_game', 'energy_in_box', 'auroc'} == set(result['ci95'])
+    assert 0 < result['details']['chance'] < 100 and 'image_center' in result['details'] and result['resolution'] == 512
+    assert 'image center' in capsys.readouterr().out
+
+
+def test_pointing_without_boxes_is_one_sentence(tmp_path, capsys):
+    from geoalignclip_nb.cli import main
+    root = pointing_folder(tmp_path/'own', 1)
+    coco = json.loads((root/'annotations.json').read_text())
+    (root/'annotations.json').write_text(json.dumps(coco | dict(annotations=[])))
+    assert main(['bench', 'pointing', '--dataset', 'coco', '--root', str(root)]) == 2
+    assert capsys.readouterr().err.count('\n') == 1

@@ -39,6 +39,7 @@ ARROWS = {
     'lvlm': ['core', 'boxtext', 'chat', 'choices', 'io.images'],
     'bench.transfer_sets': ['data.*', 'scenes', 'things', 'io.images'],  # procedural scenes are one of its sets
     'bench.transfer': ['zoo', 'model', 'bench.*', 'bench.transfer_sets', 'ground', 'pointing', 'viz'],  # it measures heatmaps
+    'bench.pointing_task': ['zoo', 'model', 'bench.*', 'bench.transfer', 'bench.transfer_sets', 'ground', 'pointing'],
     'bench.holdouts': ['zoo', 'bench.*', 'bench.transfer', 'bench.transfer_sets'],
     'bench.*': ['zoo', 'model', 'data.*', 'bench.*'],
     'detection.*': ['zoo', 'model', 'data.*', 'bench.metrics', 'detection.*'],

@@ -81,7 +81,7 @@ class Settings:
     class_vectors: str = 'mean'  # see `region_classification.AVERAGES`
     text_head: str = 'auto'  # of a model with two text heads, see `zoo.TwoHeads`
 
-# %% ../../nbs/59b_evaluation.ipynb #5da68421
+# %% ../../nbs/59b_evaluation.ipynb #fb512fbd
 def _retrieval(embed: Embedder, items: BenchSet, s: Settings) -> Evaluation:
     return evaluate_retrieval(embed, items.samples, s.protocol)
 
@@ -96,8 +96,12 @@ def _regions(embed: Embedder, items: BenchSet, s: Settings) -> Evaluation:
 def _hard_negatives(embed: Embedder, items: BenchSet, s: Settings) -> Evaluation:
     return evaluate_hard_negatives(embed, items.samples, s.limit, s.text, s.view)
 
+def _pointing(embed: Embedder, items: BenchSet, s: Settings) -> Evaluation:
+    from geoalignclip_nb.bench.pointing_task import evaluate_pointing  # it imports pages behind this one
+    return evaluate_pointing(embed.model, items)
+
 EVALUATORS = dict(retrieval=_retrieval, fine_grained=_hard_negatives, region_classification=_regions,
-                  scene_classification=_scenes)
+                  scene_classification=_scenes, pointing=_pointing)
 
 # %% ../../nbs/59b_evaluation.ipynb #34570de2
 class Questions(NamedTuple):
@@ -121,21 +125,21 @@ def questions_of(items: BenchSet, task: str, settings: Settings) -> Questions:
 
 def _truth_first(names: list[str], label: int) -> list[str]: return [names[label], *names[:label], *names[label + 1:]]
 
-# %% ../../nbs/59b_evaluation.ipynb #113892c1
+# %% ../../nbs/59b_evaluation.ipynb #f9846aed
 def evaluate(model, items: BenchSet, task: str, settings: Settings, quiet: bool = True) -> Evaluation:
     "Metrics of a model on a set; raises `GeoAlignError` where the model cannot do the task"
     if getattr(model, 'family', '') == 'lvlm': return _evaluate_language_model(model, items, task, settings)
     embed = Embedder(model, settings.resize, settings.precision, settings.batch, cache=settings.cache, quiet=quiet,
                      text_head=settings.text_head)
     out = EVALUATORS[task](embed, items, settings)
-    out.setup = embed.setup()
+    out.setup = embed.setup() | out.setup
     return out
 
-# %% ../../nbs/59b_evaluation.ipynb #4ca1cd47
+# %% ../../nbs/59b_evaluation.ipynb #12aeaeb8
 def _evaluate_language_model(model, items: BenchSet, task: str, settings: Settings) -> Evaluation:
     "Multiple choice; raises `GeoAlignError` for retrieval"
-    if task == 'retrieval':
-        raise GeoAlignError(f'{model.name} answers questions and has no vectors, so it cannot do retrieval; '
+    if task in ('retrieval', 'pointing'):
+        raise GeoAlignError(f'{model.name} answers questions and has no vectors, so it cannot do {task}; '
                             f'choose a CLIP model.')
     found = questions_of(items, task, settings)
     out = evaluate_multiple_choice(model, items, found.questions)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Maps', 'STUFF_PHRASES', 'DEFAULT_SETTINGS', 'phrase_maps', 'Ask', 'ask_image', 'auroc', 'mean_auroc', 'MapScores',
-           'map_scores', 'model_maps', 'blind_maps', 'measure_maps', 'measure_regions', 'measure_stuff',
+           'map_scores', 'model_maps', 'blind_maps', 'ask_maps', 'measure_maps', 'measure_regions', 'measure_stuff',
            'measure_objects', 'TransferSettings', 'measure_set', 'chance_recall', 'measure_transfer', 'check_sets']
 
 # %% ../../nbs/56_transfer.ipynb #171ec6dd
@@ -215,21 +215,34 @@ def _ask_kinds(asks: dict[str, list[Ask]], maps: np.ndarray, kinds: dict[str, li
         first += len(phrases)
         asks[kind] += ask_image(mine, phrases, sample, absent, image=i, seed=seed)
 
-def measure_maps(
+def ask_maps(
     data: TransferSet,
     makers: dict[str, Maps],  # name -> function that makes the maps
     kinds: dict[str, list[SetPhrase]],  # kind -> phrases; the maps are in this order
     *,
     seed: int = 0,
     batch: int = 16,
-) -> dict[str, dict[str, MapScores]]:  # name of the maker -> kind -> scores
+    skipped: Counter | None = None,  # filled with the number of unreadable images
+) -> dict[str, dict[str, list[Ask]]]:  # name of the maker -> kind -> questions
     "All phrases of all images; every image is read once"
     asks = {name: {kind: [] for kind in kinds} for name in makers}
     total = sum(map(len, kinds.values()))
-    for numbers, images in _read_batches(data, batch, Counter()):
+    for numbers, images in _read_batches(data, batch, Counter() if skipped is None else skipped):
         for name, maker in makers.items():
             for i, maps in zip(numbers, maker(images, total)):
                 _ask_kinds(asks[name], maps, kinds, data, i, seed)
+    return asks
+
+def measure_maps(
+    data: TransferSet,
+    makers: dict[str, Maps],
+    kinds: dict[str, list[SetPhrase]],
+    *,
+    seed: int = 0,
+    batch: int = 16,
+) -> dict[str, dict[str, MapScores]]:  # name of the maker -> kind -> scores
+    "`map_scores` of `ask_maps`"
+    asks = ask_maps(data, makers, kinds, seed=seed, batch=batch)
     return {name: {kind: map_scores(a, kinds[kind]) for kind, a in found.items()} for name, found in asks.items()}
 
 # %% ../../nbs/56_transfer.ipynb #5ee76a1b
