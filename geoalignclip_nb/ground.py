@@ -547,7 +547,7 @@ def save_png(self: GroundResult, path, dpi: int = 120, *, show_absent: bool = Fa
     with write_beside(path) as file: fig.savefig(file, format='png', dpi=dpi)
 
 # %% ../nbs/14_grounding.ipynb #6f4f7f04
-PLACE_SHARE = .5  # of the scale, from which heat is a place
+PLACE_SHARE = .85  # of the scale, from which heat is a place
 
 @patch
 def place_threshold(self: GroundResult) -> float:

@@ -42,7 +42,7 @@ def local_maxima(
     return sorted(((int(row), int(column)) for row, column in found), key=lambda at: -values[at])
 
 # %% ../nbs/13b_localization.ipynb #4752e5f7
-SEPARATION = .9  # of the height of the lower maximum above the bottom of the scale
+SEPARATION = .95  # of the height of the lower maximum above the bottom of the scale
 
 def connected_cells(
     heat: np.ndarray,  # (h,w)
@@ -71,7 +71,7 @@ def separate_maxima(
     return kept
 
 # %% ../nbs/13b_localization.ipynb #73aa0c26
-EXTENT = .6  # of the height above the bottom of the scale
+EXTENT = .7  # of the height above the bottom of the scale
 
 def nearest_maximum(
     shape: tuple[int, int],  # of the map
