@@ -20,7 +20,7 @@ from geoalignclip_nb.train.frozen import dense_cells, image_vectors, small_froze
 from geoalignclip_nb.train.head_data import BoxItem, box_items
 from geoalignclip_nb.train.head_losses import Readouts, draw_regions, head_losses, mirrored, questions
 from geoalignclip_nb.train.heads import HeadSettings, cosine_scale, fit_heads, load_head_settings, open_trainer
-from geoalignclip_nb.train.stores import FeatureStore, Item, TextStore, fill_store, item_tensor, items_hash, read_image
+from geoalignclip_nb.train.stores import FeatureStore, Item, TextStore, fill_store, item_tensor, items_hash, load_sample_image
 
 SMALL = HeadSettings(
     captions=['scenes:6*2'], boxes=['scenes:5'], size=64, box_size=64, caption_views=2, steps=4, warmup=1,
@@ -120,7 +120,7 @@ def test_a_stopped_store_goes_on(tmp_path, monkeypatch):
     read = []
     def reading(sample):
         read.append(sample.id)
-        return read_image(sample)
+        return load_sample_image(sample)
     part = fill_store(FeatureStore(tmp_path/'part', items, 64), model, read=reading, precision='fp32')
     assert sorted(read) == sorted(item.sample.id for item in items[2:]) and part.done == 5
     for a, b in zip(part.arrays, whole.arrays, strict=True): np.testing.assert_array_equal(a, b)
@@ -131,7 +131,7 @@ def test_stored_features_give_the_vectors_of_the_model(tmp_path):
     items = [Item(s, View()) for s in make_scenes(3, size=64)]
     store = fill_store(FeatureStore(tmp_path/'store', items, 64), model, precision='fp32')
     stores.fit_statistics(model, store)
-    images = torch.stack([item_tensor(model, item, 64, read_image) for item in items])
+    images = torch.stack([item_tensor(model, item, 64, load_sample_image) for item in items])
     with torch.no_grad():
         assert (image_vectors(model, store.pooled([2, 0])) - model.encode_image(images)[[2, 0]]).abs().max() < .01
         cells = F.normalize(dense_cells(model, store.levels([2, 0]), 64), dim=1)

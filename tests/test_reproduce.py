@@ -5,17 +5,18 @@ import re
 import shlex
 
 import pytest
-
 from conftest import ROOT
+from pages import NAMES, source, text_cells
+
 from geoalignclip_nb.bench.runs import find_set, parse_benchmark, read_options
 from geoalignclip_nb.bench.tables import check_rows, paper_table
 from geoalignclip_nb.cli import make_parser
+from geoalignclip_nb.core import GeoAlignError
 from geoalignclip_nb.lvlm import LVLMS
 from geoalignclip_nb.train.presets import load_preset, parse_overrides
 from geoalignclip_nb.zoo import list_models
-from pages import NAMES, source, text_cells
 
-FENCE = re.compile(r'^```(?:bash|sh)?\n(.*?)^```', re.M | re.S)
+FENCE = re.compile(r'^```(?:bash|sh)?\n(.*?)^```', re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r'(?<!`)`(geoalign [^`\n]+)`(?!`)')
 OWN_FOLDERS = 'runs/', 'my_', './'  # models and data that a reader makes
 
@@ -60,7 +61,7 @@ def faults_of(args: argparse.Namespace) -> list[str]:
     checks = (check_models, check_benchmarks, check_settings, check_rows_of)
     for check in checks:
         try: check(args)
-        except Exception as e: faults.append(f'{check.__name__}: {e}')
+        except (GeoAlignError, AssertionError) as e: faults.append(f'{check.__name__}: {e}')
     return faults
 
 

@@ -133,7 +133,7 @@ COMPRESSED = {b'\x1f\x8b': gzip.open, b'BZh': bz2.open, b'\xfd7z': lzma.open}
 def _pieces(file):
     "What can be read of a compressed file"
     try:
-        while piece := file.read(2**20): yield piece
+        while piece := file.read1(2**20): yield piece  # `read` would lose what is before a cut
     except (EOFError, OSError, zlib.error, lzma.LZMAError): return
 
 # %% ../../nbs/36a_shards.ipynb #a9b14132

@@ -209,8 +209,8 @@ def read_coco(
         groups = group_categories(coco)
     if not groups: return coco
     names = ', '.join(repr(c['name']) for c in groups)
-    tell(f'{Path(path).name}: {len(groups):,} categories without boxes only name the group of others and are left out '
-         f'of the classes: {names}.', notes)
+    tell(f'{Path(path).name}: categories that have no boxes and only name the group of others are left out of the classes: '
+         f'{names}.', notes)
     return coco._replace(categories=[c for c in coco.categories if c not in groups])
 
 # %% ../../nbs/31_sources.ipynb #c37c51ea

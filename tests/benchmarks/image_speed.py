@@ -1,12 +1,14 @@
 """How long does the one reader need, compared with Pillow alone?
 
-    python tests/benchmarks/image_speed.py /data/rsicd/RSICD_images                  # every image of a folder, sorted by name
+    python tests/benchmarks/image_speed.py /data/rsicd/RSICD_images               # 500 images, sorted by name
     python tests/benchmarks/image_speed.py /data/rsicd/RSICD_images --limit 1000 --repeats 5
 
-Each image is read with `load_image` and with `Image.open(path).convert('RGB')`, in turn, in one process. The order of the two alternates, and the first pass
-over the files is not counted, so both find them in the file cache. The result is the ratio of the two sums, per repeat and as the median.
+Each image is read with `load_image` and with `Image.open(path).convert('RGB')`, in one process. The order of the two
+alternates, and the first pass over the files is not counted, so both find them in the file cache. The result is the
+ratio of the two sums, per repeat and as the median.
 Goal: at most 1.2 times the time of Pillow alone on JPEG.
 """
+
 import argparse
 import statistics
 import time
@@ -20,7 +22,8 @@ from geoalignclip_nb.io.images import load_image
 GOAL = 1.2
 
 
-def with_pillow(path): return Image.open(path).convert('RGB')
+def with_pillow(path):
+    return Image.open(path).convert('RGB')
 
 
 def seconds(read, path) -> float:
@@ -36,10 +39,11 @@ def largest_difference(path) -> int:
 
 def compare(paths, first, second) -> float:
     "Time of `second` divided by the time of `first`, over all files"
-    sums = [0., 0.]
+    sums = [0.0, 0.0]
     for k, path in enumerate(paths):
         pair = [(0, first), (1, second)]
-        for which, read in pair if k % 2 else reversed(pair): sums[which] += seconds(read, path)
+        for which, read in pair if k % 2 else reversed(pair):
+            sums[which] += seconds(read, path)
     return sums[1] / sums[0]
 
 
@@ -50,10 +54,16 @@ def main():
     parser.add_argument('--limit', type=int, default=500)
     parser.add_argument('--repeats', type=int, default=3)
     options = parser.parse_args()
-    paths = sorted(options.folder.glob(options.pattern))[:options.limit]
-    for path in paths: assert largest_difference(path) <= 2, path  # two JPEG decoders may round differently
+    paths = sorted(options.folder.glob(options.pattern))[: options.limit]
+    for path in paths:
+        assert largest_difference(path) <= 2, path  # two JPEG decoders may round differently
     ratios = [compare(paths, with_pillow, load_image) for _ in range(options.repeats)]
-    print(f'{len(paths)} files; load_image / Pillow:', *(f'{ratio:.3f}' for ratio in ratios), f'median {statistics.median(ratios):.3f} (goal {GOAL})')
+    print(
+        f'{len(paths)} files; load_image / Pillow:',
+        *(f'{ratio:.3f}' for ratio in ratios),
+        f'median {statistics.median(ratios):.3f} (goal {GOAL})',
+    )
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()
