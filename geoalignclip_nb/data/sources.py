@@ -205,7 +205,9 @@ def read_coco(
     with expect_keys(path, *COCO_FORM):
         coco = CocoFile(Path(path), data['images'], data['annotations'], data['categories'])
         for entry in (*coco.images, *coco.categories): entry['id'] = coco_id(entry['id'])
-        for box in coco.annotations: box.update(image_id=coco_id(box['image_id']), category_id=coco_id(box['category_id']))
+        for box in coco.annotations:
+            if type(box['image_id']) is type(box['category_id']) is int: continue
+            box.update(image_id=coco_id(box['image_id']), category_id=coco_id(box['category_id']))
         groups = group_categories(coco)
     if not groups: return coco
     names = ', '.join(repr(c['name']) for c in groups)
