@@ -2,12 +2,14 @@
 
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
 import tracemalloc
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
 
+import geoalignclip_nb
 from geoalignclip_nb.core import GeoAlignError, Sample
 from geoalignclip_nb.data.describe import as_array
 from geoalignclip_nb.data.shards import _jpeg
@@ -537,6 +540,30 @@ def test_names_of_bands_give_the_order(tmp_path, labels, order):
     assert np.array_equal(np.asarray(read.rgb), stretch_to_8bit(bands[..., [b - 1 for b in order]]))
 
 
+@pytest.mark.parametrize('top', [1, 255, 40000])
+def test_an_untagged_fourth_band_of_two_values_is_a_mask(tmp_path, top):
+    bands = np.dstack([COLOR, HOLE * np.uint16(top)]).astype(np.uint16)
+    want = stretch_to_8bit(COLOR, valid=HOLE)
+    for source in (write(tmp_path / 'a.tif', bands), bands):
+        read = read_image(source)
+        assert np.array_equal(read.valid, HOLE) and any('is used as a mask' in note for note in read.notes)
+        assert_close(np.asarray(read.rgb)[HOLE], want[HOLE])
+
+
+@pytest.mark.parametrize('share, is_mask', [(1, True), (0.95, True), (0.8, False), (0.4, False)])
+def test_share_of_a_mask(tmp_path, share, is_mask):
+    "Soft edges of a mask are a few values; an infrared band may hold many zeros"
+    alpha = (HOLE * 255).astype(np.uint8)
+    soft = RNG.permutation(HEIGHT * WIDTH)[: round((1 - share) * HEIGHT * WIDTH)]
+    alpha.ravel()[soft] = 100
+    read = read_image(write(tmp_path / 'a.tif', np.dstack([COLOR, alpha])))
+    assert (read.valid is not None) == is_mask
+    if is_mask:
+        assert np.array_equal(read.valid, alpha > 0)
+    else:
+        assert np.array_equal(np.asarray(read.rgb), COLOR)
+
+
 def test_alpha_that_hides_everything_is_not_used(tmp_path):
     read = read_image(write(tmp_path / 'a.tif', np.dstack([COLOR, np.zeros((HEIGHT, WIDTH), np.uint8)])))
     assert (
@@ -1026,3 +1053,20 @@ def test_drawing_scales_fractions_and_not_by_percentiles():
     assert np.array_equal(as_image(np.moveaxis(COLOR, 2, 0)), COLOR) and np.array_equal(
         as_image(torch.from_numpy(COLOR / 255)), COLOR
     )
+
+
+OWN_OPENERS = {
+    'data/frames.py': 'sizes and orientations from headers',
+    'bench/packings.py': 'bytes of a table cell, decoded later by `load_image`',
+    'bench/box_sets.py': 'masks, which are not images of a scene',
+}
+
+
+def test_nothing_else_opens_images():
+    package = Path(geoalignclip_nb.__file__).parent
+    openers = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob('*.py')
+        if re.search(r'^[^"#`]*\bImage\.open\(', path.read_text(encoding='utf-8'), re.M)
+    }
+    assert {name for name in openers if not name.startswith('io/')} == set(OWN_OPENERS)
