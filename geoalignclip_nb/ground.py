@@ -13,8 +13,10 @@ __all__ = ['NEUTRAL', 'SLOPE_SCALE', 'RESULTS', 'METHODS', 'METHOD_ALIASES', 'DE
 import copy
 import json
 import math
+import sys
 import textwrap
 import threading
+import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -326,9 +328,11 @@ def nearest_valid(point: tuple[float, float], valid: np.ndarray | None, cell: tu
 
 # %% ../nbs/14_grounding.ipynb #825472d5
 def measured_scale(model: nn.Module, key: str = 'cosine_scale') -> tuple[float, float]:  # (vmin, vmax)
-    "Color scale `key` ('cosine_scale' or 'contrast_scale') of the model's configuration, else the measured one, else 0 to 0.5"
+    "Color scale `key` ('cosine_scale' or 'contrast_scale') by the model's configuration, else the measured one, else 0 to 0.5"
     config = getattr(model, 'config', {})
-    if config.get(key): return tuple(config[key])
+    if config.get(key):
+        low, high = config[key]
+        return (2 * low - high, high) if key == 'cosine_scale' else (low, high)
     try: measured = json.loads(asset(RESULTS).read_text())
     except (GeoAlignError, OSError, ValueError): measured = {}
     same = measured.get('trained') and config.get('trained') and measured.get('model') == model.name
@@ -478,6 +482,13 @@ def ground(
     result.maps[:, ~valid_cells(loaded.valid, result.maps.shape[1:])] = np.nan
     return result
 
+# %% ../nbs/14_grounding.ipynb #2544b96e
+class _CallableModule(types.ModuleType):
+    "This module; a call goes to `ground`"
+    def __call__(self, *args, **kwargs): return self.ground(*args, **kwargs)
+
+if __name__ == 'geoalignclip_nb.ground': sys.modules[__name__].__class__ = _CallableModule
+
 # %% ../nbs/14_grounding.ipynb #29648ca0
 @patch
 def says(self: GroundResult) -> str:
@@ -536,7 +547,7 @@ def save_png(self: GroundResult, path, dpi: int = 120, *, show_absent: bool = Fa
     with write_beside(path) as file: fig.savefig(file, format='png', dpi=dpi)
 
 # %% ../nbs/14_grounding.ipynb #6f4f7f04
-PLACE_SHARE = .5  # of the scale, from which heat is a place
+PLACE_SHARE = .85  # of the scale, from which heat is a place
 
 @patch
 def place_threshold(self: GroundResult) -> float:
@@ -550,10 +561,12 @@ def places(
     threshold: float | None = None,  # lowest value of a place; None: `place_threshold`
 ) -> list[list[Place]]:  # per phrase, the best first; [] for a phrase that is not found
     "Where each phrase is, as boxes and points with scores"
-    lowest = self.place_threshold() if threshold is None else threshold
-    absent = [found is False for found in self.found]
-    return [[] if gone else find_places(heat, lowest, phrase, bottom=self.scale[0])
-            for gone, heat, phrase in zip(absent, self.maps, self.phrases)]
+    lowest, listed = self.place_threshold() if threshold is None else threshold, []
+    for phrase, heat, found in zip(self.phrases, self.maps, self.found):
+        least = lowest
+        if threshold is None and found and np.isfinite(heat).any(): least = min(lowest, float(np.nanmax(heat)))
+        listed.append([] if found is False else find_places(heat, least, phrase, bottom=self.scale[0]))
+    return listed
 
 # %% ../nbs/14_grounding.ipynb #ec55a87d
 @patch
