@@ -256,7 +256,10 @@ def images_of_split(
     "The images of a frozen split, whatever folder or case their names are written with"
     if split in (None, 'all'): return images
     keep = {name_key(n) for n in split_names(source, split)}
-    return [image for image in images if name_key(image['file_name']).split('/')[-1] in keep]
+    kept = [image for image in images if name_key(image['file_name']).split('/')[-1] in keep]
+    if kept or not images: return kept
+    raise GeoAlignError(f'None of the {len(images):,} images is in the frozen split {split} of {source}; '
+                        f'use split all, or coco:FOLDER for images of your own.')
 
 def _spoken_size(image: dict, boxes: list[dict]) -> SpokenSize:
     "What a COCO file says about the frame of an image"
