@@ -130,6 +130,24 @@ def _heads_flags(p):
     p.add_argument('--out', metavar='DIR', help='folder of the run (default: runs/PRESET)')
     p.add_argument('--name', metavar='NAME', default='geoalign-tiny', help='name of the model (default: geoalign-tiny)')
 
+# %% ../nbs/70_cli.ipynb #3e227586
+def _finetune(args):
+    "`geoalign finetune`: a folder of labeled images, a model folder, and numbers before and after"
+    from geoalignclip_nb.study.finetune_report import finetune_folder, finetune_settings
+    from geoalignclip_nb.train.presets import parse_overrides
+    settings = finetune_settings(parse_overrides(args.settings))
+    def say(sentence: str): print(sentence, file=sys.stderr)
+    done = finetune_folder(args.folder, args.out, settings, model=args.model, say=say)
+    print(done.table)
+    print(f'model: {done.model}, use it with --model {done.model}')
+
+def _finetune_flags(p):
+    p.add_argument('folder', metavar='FOLDER', help='images with labels: COCO, Roboflow, YOLO, or one folder per class')
+    p.add_argument('settings', metavar='key=value', nargs='*', default=[],
+                   help='settings that differ, such as steps=400 lr=1e-4 held_out=0.3 weights.keep=10')
+    p.add_argument('--out', metavar='DIR', required=True, help='folder of the run: model/ and finetune.json; the same command continues')
+    p.add_argument('--model', metavar='NAME', default=BUNDLED, help=f'model to start from (default: {BUNDLED})')
+
 # %% ../nbs/70_cli.ipynb #df85aa9a
 def _ablate(args):
     "`geoalign ablate`: rows of Table 6 with several seeds"
@@ -362,6 +380,7 @@ def _train_flags(p):
 _VERBS = dict(ground=(_ground, _ground_flags, 'show where phrases are in a picture'), models=(_models, _models_flags, 'list models, the bundled one first'),
               calibrate=(_calibrate, _calibrate_flags, 'measure when a model finds a phrase, for "not found"'),
               demo=(_demo, None, 'open the demo in a browser'), train=(_train, _train_flags, 'train a preset'),
+              finetune=(_finetune, _finetune_flags, 'continue a model on your own labeled images'),
               heads=(_heads, _heads_flags, 'train heads above two frozen towers'),
               ablate=(_ablate, _ablate_flags, 'train and measure every row of Table 6'),
               bench=(_bench, _bench_flags, 'measure a model on a data set'), sweep=(_matrix, _matrix_flags, 'measure models on data sets, going on where it stopped'),

@@ -45,6 +45,7 @@ ARROWS = {
     'detection.*': ['zoo', 'model', 'data.*', 'bench.metrics', 'detection.*'],
     'train.recipe': ['model', 'losses.*', 'data.*', 'scenes', 'train.*', 'bench.validation'],  # a run's default evaluation
     'train.*': ['model', 'losses.*', 'data.*', 'scenes', 'train.*'],
+    'study.finetune_report': ['zoo', 'presence', 'scenes', 'train.*', 'bench.*', 'study.*', 'data.*', 'bench.pointing_task', 'bench.transfer'],
     'study.*': ['train.*', 'bench.*', 'detection.*', 'ground', 'pointing', 'study.*'],
     'ground_command': ['ground', 'io.images', 'phrases', 'result_files'],
     'cli': ['*'],

@@ -20,15 +20,16 @@ from data.coco import make as coco
 from data.pictures import PICTURES, UNTURN, Style
 from data.rsfg import make as rsfg
 from data.rsvg_hr import make as rsvg_hr
-from geoalignclip_nb.bench import box_sets as B, datasets as D
+from geoalignclip_nb.bench import box_sets as B, datasets as D, near_misses, tables
 from geoalignclip_nb.bench.datasets import BenchSet
 from geoalignclip_nb.bench.embeddings import Embedder
 from geoalignclip_nb.bench.formats import rsvg_line
-from geoalignclip_nb.core import GeoAlignError, turn_boxes
-from geoalignclip_nb.data import sources as S
+from geoalignclip_nb.core import GeoAlignError, asset, turn_boxes
+from geoalignclip_nb.data import concepts, sources as S
 from geoalignclip_nb.data.frames import image_header
 from geoalignclip_nb.data.shards import open_shards, scan_tar
 from geoalignclip_nb.io.images import load_image
+from geoalignclip_nb.train import presets
 from readers import BOX_READERS, JSON_READERS, NAME_READERS, READERS
 from small_towers import VIT, small_model
 
@@ -410,3 +411,27 @@ def test_lines_with_a_sign_are_counted(tmp_path):
     got = B.rrsis_hr(root, source='rsvg-hr')
     assert got.skipped == {'line is unreadable': 1}
     assert (0, 10 / 64, 30 / 96, 40 / 64) in [r.box for s in got.samples for r in s.regions]
+
+
+# Files of our own that a person may edit
+
+def result(): return dict(task='retrieval', dataset='rsicd', metrics={}, settings={})
+
+
+OWN_FILES = dict(
+    result=(lambda path: path.write_text(json.dumps(result())), lambda path: tables.read_one(path)),
+    concepts=(lambda path: path.write_bytes(asset('concepts.toml').read_bytes()), lambda path: concepts.load_concepts(path).templates),
+    preset=(lambda path: path.write_text('seed = 3\n'), lambda path: presets.read_toml(path)),
+    near_misses=(lambda path: path.write_text(json.dumps(near_misses.make([('1', 'the ship on the left')]))), lambda path: near_misses.load(path)))
+
+
+@pytest.mark.parametrize('kind', OWN_FILES)
+def test_own_files_with_a_mark(kind, tmp_path):
+    write, read_it = OWN_FILES[kind]
+    plain, marked, wide = (tmp_path/f'{n}.file' for n in 'abc')
+    write(plain)
+    marked.write_bytes(b'\xef\xbb\xbf' + plain.read_bytes())
+    assert read_it(marked) == read_it(plain)
+    wide.write_bytes(plain.read_text().encode('utf-16'))
+    if kind == 'result': return  # a folder of results names it among the files that are no result
+    with pytest.raises(GeoAlignError, match='UTF-(8|16)'): read_it(wide)

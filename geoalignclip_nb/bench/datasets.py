@@ -9,7 +9,7 @@ __all__ = ['FOLDERS', 'IMAGES', 'CAPTION_FILES', 'ROWS', 'CAPTION_SETS', 'SCENE_
            'ucm_scene_set', 'rsicd_scene_set', 'folder_set', 'without_unnamed', 'coco_set']
 
 # %% ../../nbs/50a_datasets.ipynb #d0f707ea
-import hashlib
+import hashlib, os
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -166,7 +166,7 @@ def json_samples(
     if (folder/folder.name).is_dir(): folder = folder/folder.name  # some archives unpack so
     records = karpathy_records(Path(root)/file, split)
     with expect_keys(file, "in Karpathy's form", 'give the official file'):
-        return check_pictures(caption_samples(records, folder, name, skipped=skipped, notes=notes))
+        return caption_samples(records, folder, name, skipped=skipped, notes=notes)
 
 # %% ../../nbs/50a_datasets.ipynb #ec078343
 def base_name(file: str) -> str:
@@ -196,9 +196,12 @@ def row_samples(
 def unnamed_pictures(root: str | Path, name: str) -> list[str]:
     "Images of a set's folder that its JSON does not name, in any split"
     records = karpathy_records(Path(root)/CAPTION_FILES[name]['json'])
-    named = {name_key(base_name(r['filename'])) for r in records}
+    named = {base_name(r['filename']) for r in records}
     files = {base_name(f) for f in ImageIndex(Path(root)/IMAGES[name]).names}
-    return sorted(f for f in files if Path(f).suffix.lower() in PICTURES and name_key(f) not in named)
+    strange = [f for f in files - named if os.path.splitext(f)[1].lower() in PICTURES]
+    if not strange: return []
+    keys = set(map(name_key, named))
+    return sorted(f for f in strange if name_key(f) not in keys)
 
 # %% ../../nbs/50a_datasets.ipynb #831f2ed0
 class CaptionItems(NamedTuple):

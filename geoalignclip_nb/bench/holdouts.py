@@ -19,7 +19,7 @@ from .embeddings import weights_hash
 from .runs import result_name
 from .transfer import DEFAULT_SETTINGS, TransferSettings, check_sets, measure_transfer
 from .transfer_sets import PHRASE_KINDS, TRANSFER_SETS
-from ..core import GeoAlignError, check_choice, check_writable, write_beside
+from ..core import GeoAlignError, check_choice, check_writable, read_json, write_beside
 from ..data.concepts import holds_word
 from ..zoo import load
 
@@ -75,7 +75,7 @@ def kept_row(
     checkpoint: str = '',  # SHA-256 of the weights, '' where any will do
 ) -> dict:  # {} where there is none
     "The result in a file; raises `GeoAlignError` where it is of another task, settings or weights"
-    try: found = json.loads(path.read_text(encoding='utf-8'))
+    try: found = read_json(path)
     except (OSError, ValueError): return {}
     same = found.get('task') == 'transfer' and found.get('settings') == _settings_json(settings)
     if same and checkpoint in ('', found['checkpoint']): return found

@@ -27,7 +27,7 @@ from .datasets import CAPTION_SETS, OWN_SETS, SCENE_SETS, BenchSet, DataSet, com
 from .embeddings import weights_hash
 from .evaluation import Settings, evaluate
 from .region_classification import template_set
-from ..core import GeoAlignError, check_writable, stable_hash, write_beside
+from ..core import GeoAlignError, check_writable, read_json, stable_hash, write_beside
 from ..zoo import load as load_model
 
 # %% ../../nbs/59c_runs.ipynb #9d7572af
@@ -153,7 +153,7 @@ def kept_result(
     checkpoint: str = '',  # SHA-256 of the weights, '' where unknown
 ) -> dict:  # {} where there is none, or half of one
     "The result that a file holds; raises `GeoAlignError` where it is of another task, set, settings or weights"
-    try: found = json.loads(Path(path).read_text(encoding='utf-8'))
+    try: found = read_json(path)
     except (OSError, ValueError): return {}
     if not isinstance(found, dict) or 'metrics' not in found: return {}
     asked = dict(task=task, dataset=dataset, settings=settings_of(settings, task))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from ..core import GeoAlignError, asset
+from ..core import GeoAlignError, asset, read_text
 
 # %% ../../nbs/59_tables.ipynb #34578c71
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ ANOTHER = 'JSON of another kind'
 def read_one(path: Path):  # dict, or a sentence why it is none
     "The result that a file holds"
     if path.name.startswith('.'): return 'a temporary file of a run that did not finish'
-    try: r = json.loads(path.read_text(encoding='utf-8'))
+    try: r = json.loads(read_text(path))
     except (ValueError, RecursionError): return 'no JSON, or half of it'
     except OSError as e: return f'cannot be read ({e.strerror})'
     if not isinstance(r, dict) or not {'task', 'dataset', 'metrics'} <= r.keys(): return ANOTHER

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import GeoAlignError, asset
+from ..core import GeoAlignError, asset, read_text
 
 # %% ../../nbs/35_concepts.ipynb #c9c000dd
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _words(table: dict, key: str, name: str) -> tuple[str, ...]:
 def load_concepts(path: str | Path | None = None) -> Concepts:
     "The concepts of a TOML file, by default those that ship; raises `GeoAlignError` where it cannot be read"
     path = Path(path) if path else asset('concepts.toml')
-    try: tables = tomllib.loads(path.read_text(encoding='utf-8'))
+    try: tables = tomllib.loads(read_text(path))
     except (OSError, tomllib.TOMLDecodeError) as e:
         raise GeoAlignError(f'{path.name} is not a readable TOML file ({e}); correct it.') from None
     nouns = {n: Noun(re.compile(t['pattern']), _words(t, 'phrases', n)) for n, t in tables['nouns'].items()}

@@ -205,7 +205,9 @@ def read_coco(
     with expect_keys(path, *COCO_FORM):
         coco = CocoFile(Path(path), data['images'], data['annotations'], data['categories'])
         for entry in (*coco.images, *coco.categories): entry['id'] = coco_id(entry['id'])
-        for box in coco.annotations: box.update(image_id=coco_id(box['image_id']), category_id=coco_id(box['category_id']))
+        for box in coco.annotations:
+            if type(box['image_id']) is type(box['category_id']) is int: continue
+            box.update(image_id=coco_id(box['image_id']), category_id=coco_id(box['category_id']))
         groups = group_categories(coco)
     if not groups: return coco
     names = ', '.join(repr(c['name']) for c in groups)
@@ -254,7 +256,10 @@ def images_of_split(
     "The images of a frozen split, whatever folder or case their names are written with"
     if split in (None, 'all'): return images
     keep = {name_key(n) for n in split_names(source, split)}
-    return [image for image in images if name_key(image['file_name']).split('/')[-1] in keep]
+    kept = [image for image in images if name_key(image['file_name']).split('/')[-1] in keep]
+    if kept or not images: return kept
+    raise GeoAlignError(f'None of the {len(images):,} images is in the frozen split {split} of {source}; '
+                        f'use split all, or coco:FOLDER for images of your own.')
 
 def _spoken_size(image: dict, boxes: list[dict]) -> SpokenSize:
     "What a COCO file says about the frame of an image"

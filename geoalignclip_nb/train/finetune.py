@@ -36,13 +36,13 @@ from .presets import CheckedSettings, Rule, setting
 from .run_folder import Log, lock_folder
 from .stores import FeatureStore, Item, TextStore, fill_store, items_hash
 
-# %% ../../nbs/45_finetune.ipynb #65532373
+# %% ../../nbs/45_finetune.ipynb #85dae86e
 FINETUNE_TERMS = 'cell', 'name', 'hna', 'class', 'keep'
 
 @dataclass(frozen=True)
 class FinetuneSettings(CheckedSettings):
     "Steps and weights of a fine-tuning"
-    steps: int = setting(200, Rule('steps of the optimizer', least=1))
+    steps: int = setting(120, Rule('steps of the optimizer', least=1))
     lr: float = setting(3e-4, Rule('peak learning rate', above=0))
     weight_decay: float = setting(.05, Rule('decay of matrices', least=0))
     warmup: int = setting(10, Rule('steps of linear warm-up', least=0))
@@ -51,7 +51,7 @@ class FinetuneSettings(CheckedSettings):
     views: int = setting(2, Rule('stored views of an image; the first is whole', least=1))
     size: int = setting(384, Rule('pixels of images of class folders', least=64))
     box_size: int = setting(512, Rule('pixels of images with boxes', least=64))
-    box_batch: int = setting(8, Rule('images with boxes per step', least=1))
+    box_batch: int = setting(6, Rule('images with boxes per step', least=1))
     class_batch: int = setting(64, Rule('images of class folders per step', least=2))
     max_regions: int = setting(8, Rule('regions per image', least=1))
     max_negatives: int = setting(4, Rule('hard negatives per region', least=1))
@@ -171,7 +171,7 @@ def _start_cells(t: FinetuneTrainer, levels: list[Tensor]) -> Tensor:
     side = t.settings.box_size // t.model.clip.visual.settings.grid
     with torch.no_grad(): return _flat(t.rehearsal.start(levels, (side, side)))
 
-# %% ../../nbs/45_finetune.ipynb #c4f8dd6a
+# %% ../../nbs/45_finetune.ipynb #521eded6
 def box_losses(t: FinetuneTrainer, rng: random.Random) -> dict[str, Tensor]:
     "Terms of a batch of images with boxes, and of rehearsed scenes"
     chosen = rng.sample(range(len(t.boxes.items)), min(len(t.boxes.items), t.settings.box_batch))
@@ -182,7 +182,7 @@ def box_losses(t: FinetuneTrainer, rng: random.Random) -> dict[str, Tensor]:
     found = dict(cell=cell_term(t, dense, items, rng), name=name_term(t, vectors, drawn, rng),
                  hna=hna_term(t, vectors, drawn, rng))
     store = t.rehearsal.store
-    scenes = store.levels(rng.sample(range(len(store)), min(4, len(store))))
+    scenes = store.levels(rng.sample(range(len(store)), min(3, len(store))))
     cells = torch.cat([_flat(dense), _flat(dense_cells(t.model, scenes, t.settings.box_size))])
     start = torch.cat([_start_cells(t, levels), _start_cells(t, scenes)])
     return found | dict(keep=keep_loss(cells, start, t.rehearsal.words))

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..core import GeoAlignError, Region, Sample, data_dir, stable_hash
 from ..data.concepts import Concepts, holds_word, known_classes, mentioned
-from ..data.loader import View, boxes_inside, open_source, random_view
+from ..data.loader import PATH_SOURCES, View, boxes_inside, open_source, parse_source, random_view
 from ..data.sources import ucm_labels
 from ..io.images import load_image
 from .presets import CheckedSettings, Rule, setting
@@ -62,11 +62,12 @@ SOURCE = re.compile(r'(scenes(:[1-9]\d*(-\w+)?)?|(?!scenes:)[^@*]+)(@[1-9]\d*)?(
 
 def _distinct(spec: str, seed: int) -> list[Sample]:
     "Samples of a source, each once; raises `GeoAlignError` for a source that cannot be read"
-    if not SOURCE.fullmatch(spec):
+    own = spec.partition(':')[0] in PATH_SOURCES
+    if not own and not SOURCE.fullmatch(spec):
         raise GeoAlignError(f"Source '{spec}' cannot be read; write it as in ucm:train@500*2 or scenes:400.")
     return list({s.id: s for s in open_source(spec, seed)}.values())
 
-def _repeats(spec: str) -> int: return int(spec.partition('*')[2] or 1)
+def _repeats(spec: str) -> int: return parse_source(spec).repeat
 
 # %% ../../nbs/44b_head_data.ipynb #17e23b50
 def view_of(sample: Sample, number: int, min_area: float = .5) -> View:
