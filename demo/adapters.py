@@ -1,9 +1,9 @@
 """The one place that knows `gradio_image_annotation`: an image with boxes drawn by hand, in and out.
 
 Five traps of the component are dealt with here: colors must be written as 'rgb(r, g, b)'; a start image must be a path
-(an array is stored as lossy webp); an image turned on the screen comes back unturned beside boxes that are turned; boxes
-come newest first and, through the API, reversed or outside; values are changed in place, so every call gets a fresh
-copy.
+(an array is stored as lossy webp); an image turned on the screen comes back unturned beside boxes that are turned;
+boxes come newest first and, through the API, reversed or outside; values are changed in place, so every call gets a
+fresh copy.
 Without the component the demo works with `gr.Image` and boxes typed as numbers.
 """
 import copy
@@ -28,7 +28,7 @@ MOST = 64  # boxes in one image
 
 
 class Payload(GradioModel):
-    # What the page sends; looser than the component's own model, so that a mistake reaches our sentence and not a pydantic text.
+    # What the page sends; looser than the component's own model, so that a mistake gets our sentence, not pydantic's
     image: FileData | None = None
     boxes: Any = None
     orientation: Any = 0
@@ -39,7 +39,7 @@ class Scene:
     "An image as a file and boxes in pixels of the image as it is seen on the screen"
     path: Path  # in Gradio's upload folder
     name: str  # the user's name for the file, safe to show
-    boxes: Any = field(default_factory=list)  # as the page sent them: dicts with xmin, ymin, xmax, ymax, see `drawn_rows`
+    boxes: Any = field(default_factory=list)  # as the page sent them, see `drawn_rows`
     turns: Any = 0  # quarter turns clockwise, made on the screen, see `quarter_turns`
 
 

@@ -37,8 +37,8 @@ WAITING = 16  # requests in the queue
 TITLE = 'GeoAlignCLIP: phrases and places in aerial images'
 TOO_MANY_BYTES = (f'{TOO_LARGE}: This file is larger than {UPLOAD_MB} MB, the limit of this page; '
                   f'run `{COMMAND.format(name="FILE")}` on your computer, or cut the image into parts.')
-METHOD_INFO = ('How heat is computed: contrast measures against “background”, similarity is the raw cosine, legrad needs '
-               'a ViT. Scores of boxes are always cosines.')
+METHOD_INFO = ('How heat is computed: similarity is the raw cosine, contrast measures against “background”, legrad '
+               'needs a ViT. Scores of boxes are always cosines.')
 PRIVATE = dict(api_visibility='private')
 QUIET = dict(show_progress='hidden', **PRIVATE)
 ON_MODEL = dict(concurrency_limit=1, concurrency_id='model')
@@ -57,7 +57,7 @@ def launch_settings() -> dict[str, object]:
                 allowed_paths=[str(BUNDLED_EXAMPLES)])  # the committed images and nothing else
 
 
-# ---- parts of the page --------------------------------------------------------------------------------------------------
+# ---- parts of the page -------------------------------------------------------------------------------------
 
 @dataclass
 class Asked:
@@ -110,10 +110,11 @@ def settings(models: tuple[str, ...]) -> dict[str, gr.components.Component]:
 def asked_column(first: Example | None) -> dict[str, gr.components.Component]:
     "The scene and what belongs to it"
     scene = adapters.scene_input(first_scene(first), height=360)
-    upload = gr.UploadButton('Open image (TIFF, PNG, JPEG …), or drop one on the page', file_types=FILE_TYPES, size='sm',
-                             variant='secondary', elem_id='open')
+    upload = gr.UploadButton('Open image (TIFF, PNG, JPEG …), or drop one on the page', file_types=FILE_TYPES,
+                             size='sm', variant='secondary', elem_id='open')
     bands = gr.Textbox('', label='Bands', placeholder='4, 3, 2', visible=False, elem_id='bands')
-    typed = gr.Textbox('', label='Boxes as numbers', lines=1, max_lines=4, elem_id='typed', placeholder='10, 20, 110, 120',
+    typed = gr.Textbox('', label='Boxes as numbers', lines=1, max_lines=4, elem_id='typed',
+                       placeholder='10, 20, 110, 120',
                        info='x1, y1, x2, y2 in pixels of the image; separate boxes by semicolons.')
     return dict(scene=scene, upload=upload, bands=bands, typed=typed)
 
@@ -132,8 +133,9 @@ def result_tabs() -> dict[str, gr.components.Component]:
             found['slider'] = gr.ImageSlider(label='Compare', show_label=False, format='jpeg', interactive=False,
                                              max_height=560, elem_id='slider')
         with gr.Tab('Places', id='places'):
-            found['places'] = gr.Dataframe(label='Places', show_label=False, interactive=False, wrap=True,
-                                           elem_id='places', buttons=['copy'])
+            found['places'] = gr.Dataframe(
+                label='Places', show_label=False, interactive=False, wrap=True, elem_id='places', buttons=['copy'],
+                headers=views.PLACE_HEADS, column_widths=['26%', '12%', '18%', '24%', '20%'])
         with gr.Tab('Scores', id='scores'):
             found['hint'] = gr.Markdown(views.NO_BOXES, label='Hint', elem_id='hint')
             found['table'] = gr.Dataframe(label='Scores', show_label=False, interactive=False, wrap=True,
@@ -155,7 +157,7 @@ def example_strip(examples: list[Example]) -> gr.Gallery:
                       allow_preview=False, interactive=False, object_fit='cover', buttons=[], elem_id='examples')
 
 
-# ---- what happens -------------------------------------------------------------------------------------------------------
+# ---- what happens ------------------------------------------------------------------------------------------
 
 @dataclass
 class Kept:
@@ -227,8 +229,8 @@ def build_demo(
     first = examples[0] if examples else None
     with DemoBlocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as demo:
         kept = Kept(*(gr.State(None, time_to_live=FORGET) for _ in range(3)))
-        gr.HTML('<h1>Phrases and places in aerial images</h1><p>Type what you look for. Draw boxes around what you want '
-                'named. GeoAlignCLIP shows where each phrase fits.</p>', elem_id='head')
+        gr.HTML('<h1>Phrases and places in aerial images</h1><p>Type what you look for. Draw boxes around what you '
+                'want named. GeoAlignCLIP shows where each phrase fits.</p>', elem_id='head')
         phrases, button = phrase_row(first)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=320): fields = asked_column(first) | settings(models)
@@ -244,7 +246,7 @@ def build_demo(
     return demo
 
 
-# ---- the command --------------------------------------------------------------------------------------------------------
+# ---- the command -------------------------------------------------------------------------------------------
 
 def read_flags(argv: list[str] | None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description='Ground phrases in aerial images, in the browser.')
@@ -268,8 +270,8 @@ def launch_or_exit(demo: gr.Blocks, port: int | None, **more):
         sys.exit(f'demo: port {taken} is taken; give another with --port.')
     except ValueError as e:
         if 'localhost is not accessible' not in str(e): raise
-        sys.exit('demo: the page started but does not answer on this computer; set NO_PROXY=127.0.0.1,localhost, or try '
-                 'again when the computer is less busy.')
+        sys.exit('demo: the page started but does not answer on this computer; set NO_PROXY=127.0.0.1,localhost, '
+                 'or try again when the computer is less busy.')
 
 
 def has_screen() -> bool:

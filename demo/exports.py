@@ -9,8 +9,8 @@ from uploads import work_folder
 from views import Shown
 
 TURNED = 'GeoJSON is not offered: the image was turned on the screen, so its georeference no longer holds.'
-HELD = ('PNG: every phrase with its heat and the color bar. JSON: all numbers. CSV: places and boxes. NPZ: the raw maps, '
-        'one array for each phrase.')
+HELD = ('PNG: every phrase with its heat and the color bar. JSON: all numbers. CSV: places and boxes. NPZ: the raw '
+        'maps, one array for each phrase.')
 
 
 def result_folder() -> Path:

@@ -37,7 +37,7 @@ class Answer:
     weights: str  # 'trained', 'random', or '' where that is unknown
 
 
-# ---- time left --------------------------------------------------------------------------------------------------------
+# ---- time left ---------------------------------------------------------------------------------------------
 
 class Durations:
     "Seconds that each step took the last time on this computer, kept in a small JSON file"
@@ -85,7 +85,7 @@ def countdown(progress, title: str, expected: float):
         thread.join()
 
 
-# ---- models -----------------------------------------------------------------------------------------------------------
+# ---- models ------------------------------------------------------------------------------------------------
 
 def is_downloaded(name: str) -> bool:
     "True where the weights of an open_clip `architecture.tag` are in the cache of this computer"
@@ -98,7 +98,7 @@ def is_downloaded(name: str) -> bool:
 
 
 def network_answers(seconds: float = 6) -> bool:
-    "True where the model hub answers within `seconds`; in a thread, because looking up its name has no limit of its own"
+    "True where the model hub answers within `seconds`; in a thread, because a name look-up has no time limit"
     from huggingface_hub import constants
     answers = []
 

@@ -18,7 +18,8 @@ from service import public, spoken
 from uploads import Opened, Subject, open_image, preview_path, shown_by_browsers, subject_of
 
 PHRASES = 24  # at most, for one image
-RESULTS = ('gallery', 'bar', 'picker', 'slider', 'table', 'hint', 'about', 'record', 'places', 'files', 'saved', 'shown')
+RESULTS = ('gallery', 'bar', 'picker', 'slider', 'table', 'hint', 'about', 'record', 'places', 'files', 'saved',
+           'shown')
 SCORES = ('Raw cosines of each box (RoIAlign on the dense feature map) with each phrase; ★ marks the best phrase of a '
           'box.')
 
@@ -124,7 +125,7 @@ def make_ground(grounder) -> Callable:
     return on_ground
 
 
-# ---- images in --------------------------------------------------------------------------------------------------------
+# ---- images in ---------------------------------------------------------------------------------------------
 
 def bands_field(opened: Opened | None) -> dict:
     "The field for bands, seen only where a file has more than three"
@@ -156,7 +157,7 @@ def on_bands(opened: Opened | None, bands: str):
     return str(preview_path(again)), again
 
 
-# ---- results again ----------------------------------------------------------------------------------------------------
+# ---- results again -----------------------------------------------------------------------------------------
 
 @spoken
 def on_redraw(shown, opacity, common, picked, show_absent):

@@ -23,7 +23,7 @@ class TooLargeError(GeoAlignError):
     "An image that the page does not take; the sentence names the command that does"
 
 
-# ---- sentences ------------------------------------------------------------------------------------------------------
+# ---- sentences ---------------------------------------------------------------------------------------------
 
 def public(message: str) -> str:
     "A sentence without folders of this computer"
@@ -56,7 +56,7 @@ def spoken(handler):
     return run
 
 
-# ---- requests that do not fit -----------------------------------------------------------------------------------------
+# ---- requests that do not fit ------------------------------------------------------------------------------
 
 def input_names(block_fn) -> list[str]:
     "Names of the values that a request gives, in order; values that the session keeps are left out"
@@ -92,7 +92,7 @@ class DemoBlocks(gr.Blocks):
             raise failure(CHECK, sentence) from None
 
 
-# ---- a full queue -----------------------------------------------------------------------------------------------------
+# ---- a full queue ------------------------------------------------------------------------------------------
 
 def wait_text(seconds: float) -> str:
     "A duration as people say it"
@@ -110,7 +110,7 @@ def busy_sentence(queue) -> str:
 
 
 def say_when_busy(demo: gr.Blocks):
-    "The answer of a full queue names a time. Gradio's page shows a text of its own for status 503, so a browser gets 400"
+    "The answer of a full queue names a time. For status 503 Gradio's page has its own text, so a browser gets 400"
     queue = demo._queue
     push = queue.push
 

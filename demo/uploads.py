@@ -36,7 +36,7 @@ class Opened:
     band_count: int = 3
 
 
-# ---- the disk ---------------------------------------------------------------------------------------------------------
+# ---- the disk ----------------------------------------------------------------------------------------------
 
 def work_folder() -> Path:
     "Folder for previews and results; files that nobody touched for `KEPT` seconds are removed"
@@ -56,7 +56,7 @@ def keep_png(image: Image.Image, prefix: str) -> Path:
     return path
 
 
-# ---- reading ----------------------------------------------------------------------------------------------------------
+# ---- reading -----------------------------------------------------------------------------------------------
 
 @contextlib.contextmanager
 def called(path: Path, name: str):
@@ -112,7 +112,7 @@ def shown_by_browsers(path: Path) -> bool:
     return False
 
 
-# ---- what the visitor means -------------------------------------------------------------------------------------------
+# ---- what the visitor means --------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class Subject:

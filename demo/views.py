@@ -59,7 +59,7 @@ def keep_result(answer, name: str) -> Shown:
     return Shown(kept, keep_png(image, 'result-'), result.image.size, name, answer.weights)
 
 
-# ---- heat -------------------------------------------------------------------------------------------------------------
+# ---- heat --------------------------------------------------------------------------------------------------
 
 def range_of(heat: np.ndarray) -> tuple[float, float]:
     "Lowest and highest value of a map; cells without data hold NaN and do not count"
@@ -128,7 +128,7 @@ def heat_image(shown: Shown, index: int, look: 'Look') -> Image.Image:
     return draw_boxes(image, shown.boxes)
 
 
-# ---- the color bar ----------------------------------------------------------------------------------------------------
+# ---- the color bar -----------------------------------------------------------------------------------------
 
 def bar_colors(opacity: float) -> list[str]:  # '#rrggbb'
     "The colors that a reader sees over gray, from the foot of the scale to its top"
@@ -148,7 +148,7 @@ def color_bar(shown: Shown, look: 'Look') -> str:
     return f'<div class="bar"><div style="background:linear-gradient(90deg, {stops})"></div><p>{numbers}</p></div>'
 
 
-# ---- captions and pictures --------------------------------------------------------------------------------------------
+# ---- captions and pictures ---------------------------------------------------------------------------------
 
 def presence_numbers(told) -> str:
     return f'presence {told.score:.2f}, threshold {told.threshold:.2f}'
@@ -192,7 +192,7 @@ def render(shown: Shown, look: Look, picked: str | None) -> Drawing:
     return Drawing(list(zip(images, captions)), color_bar(shown, look), (shown.image, images[index]))
 
 
-# ---- tables -----------------------------------------------------------------------------------------------------------
+# ---- tables ------------------------------------------------------------------------------------------------
 
 def plain(text: str) -> str:
     "Text for a table, whose cells and heads the page may read as markup"
@@ -262,7 +262,7 @@ def places_table(shown: Shown, places: list[list]) -> dict[str, list]:
     return dict(headers=[*PLACE_HEADS, f'point ({plain(shown.result.georeference.crs)})'], data=rows)
 
 
-# ---- sentences --------------------------------------------------------------------------------------------------------
+# ---- sentences ---------------------------------------------------------------------------------------------
 
 def presence_sentence(presence: list) -> str:
     "HTML: the phrases that are not found, and the coverage of the thresholds; '' for a model without calibration"

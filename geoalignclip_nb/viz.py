@@ -199,7 +199,10 @@ def colour_bar(axes, vmin: float, vmax: float, cmap='magma', label: str = '', ma
     extend = {(0, 0): 'neither', (1, 0): 'min', (0, 1): 'max', (1, 1): 'both'}[low < vmin, high > vmax]
     if vmin == vmax: vmin, vmax = vmin - .5, vmax + .5
     scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(vmin, vmax), cmap)
-    return axes[0].figure.colorbar(scale, ax=list(axes), extend=extend, label=label, fraction=.04, pad=.01)
+    bar = axes[0].figure.colorbar(scale, ax=list(axes), extend=extend, fraction=.04, pad=.01)
+    lines = [part for line in label.split('\n') for part in textwrap.wrap(line, 26)]  # a wide picture leaves little height
+    bar.set_label('\n'.join(lines), fontsize=8)
+    return bar
 
 # %% ../nbs/01_viz.ipynb #52cbdb1a
 PALETTE = ('#56B4E9', '#E69F00', '#009E73', '#F0E442', '#CC79A7', '#D55E00', '#0072B2', '#FFFFFF')  # Okabe and Ito, plus white

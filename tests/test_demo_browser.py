@@ -1,7 +1,7 @@
 """The demo as a person meets it, in a real Chromium: draw a box, type phrases, press the button, read the result.
 
-`GEOALIGN_SHOTS=folder pytest tests/test_demo_browser.py` keeps screenshots there. The grounder is a fake, so these tests
-are about the page; `test_demo.py` runs the library behind it.
+`GEOALIGN_SHOTS=folder pytest tests/test_demo_browser.py` keeps screenshots there. The grounder is a fake, so these
+tests are about the page; `test_demo.py` runs the library behind it.
 """
 import base64
 import io
@@ -17,7 +17,7 @@ from PIL import Image
 from test_demo import Fake, app, launch, write_geotiff  # the same page, the same fake
 
 pytestmark = pytest.mark.browser
-PATIENCE = 1000 * int(os.environ.get('GEOALIGN_PATIENCE', '30'))  # milliseconds for one step; a busy machine may need more
+PATIENCE = 1000 * int(os.environ.get('GEOALIGN_PATIENCE', '30'))  # milliseconds for one step
 DRAWN = "() => { const c = document.querySelector('#scene canvas'); return c && c.height > 50 }"
 IDLE = "() => !document.querySelector('#results .generating, #results .progress-text, #results .progress-level')"
 
@@ -178,7 +178,7 @@ def wait_for_scene(page, width: int, height: int):
 def scene_height(page) -> float: return page.evaluate("() => document.querySelector('#scene canvas').height")
 
 
-# ---- the first screen -----------------------------------------------------------------------------------------------------
+# ---- the first screen --------------------------------------------------------------------------------------
 
 def test_phrases_and_button_are_on_the_first_screen(page):
     assert 'aerial images' in page.locator('#head h1').inner_text()
@@ -208,7 +208,7 @@ def test_captions_are_whole(page):
     "No caption is cut: each is as high as its text"
     fill(page, 'white plane with a very long description that does not fit into one line of the caption, road, roof')
     press(page)
-    cut = page.evaluate("""() => [...document.querySelectorAll('#heat .caption-label, #examples .caption-label')].filter(
+    cut = page.evaluate("""() => [...document.querySelectorAll('.caption-label')].filter(
         e => e.scrollHeight > e.clientHeight + 1 || e.scrollWidth > e.clientWidth + 1).length""")
     assert page.locator('#heat .caption-label').count() == 3 and cut == 0
     last = page.locator('#heat .caption-label').first
@@ -253,7 +253,7 @@ def test_files_are_saved(page):
     page.get_by_role('tab', name='Heatmap').click()
 
 
-# ---- messages -------------------------------------------------------------------------------------------------------------
+# ---- messages ----------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('phrases, title, said', [
     ('  \n ', 'Please check', 'No phrase was given'),
@@ -274,7 +274,7 @@ def test_a_mistake_is_a_message_and_no_result_stays(page, phrases, title, said):
     assert not page.locator('#results .error').count()
 
 
-# ---- images that come and go ------------------------------------------------------------------------------------------------
+# ---- images that come and go -------------------------------------------------------------------------------
 
 def test_an_example_replaces_all(page):
     fill(page, 'white plane')
@@ -371,7 +371,7 @@ def test_nothing_went_wrong_and_nothing_was_fetched_from_elsewhere(page):
     assert not page.wrong and not page.outside, (page.wrong, page.outside)
 
 
-# ---- a narrow window ----------------------------------------------------------------------------------------------------------
+# ---- a narrow window ---------------------------------------------------------------------------------------
 
 def test_a_narrow_window(narrow):
     assert narrow.evaluate('document.documentElement.scrollWidth') <= 390
