@@ -1,7 +1,8 @@
 """Write `examples/`: procedural scenes that the demo starts from. `python demo/make_examples.py`
 
-The scenes are the library's own (`geoalignclip_nb.scenes`), so no license of a data set is touched. `CHOICES` says where
-the bundled model is right and where it fails; this program asks the model again and reports where that no longer holds.
+The scenes are the library's own (`geoalignclip_nb.scenes`), so no license of a data set is touched. `CHOICES` says
+where the bundled model is right and where it fails; this program asks the model again and reports where that no longer
+holds.
 The last phrase of each example is not in the image, to show what absence looks like.
 """
 import argparse

@@ -60,9 +60,10 @@ def _no_weights(folder: Path) -> GeoAlignError:
 
 # %% ../nbs/15b_model_folders.ipynb #4733240b
 def weight_file(folder: str | Path, name: str = '') -> Path:
-    "The weight file (or index) of a folder, `name` first; raises `GeoAlignError` where it is missing or not the only one"
+    "The weight file (or index) of a folder, `name` first; raises `GeoAlignError` where it is missing or not alone"
     folder = Path(folder)
-    if not folder.is_dir(): raise GeoAlignError(f'{folder.name} holds no weight file, because it is not a folder; check the path.')
+    if not folder.is_dir():
+        raise GeoAlignError(f'{folder.name} holds no weight file, because it is not a folder; check the path.')
     files = weight_candidates(folder)
     for usual in (Path(name).name, *USUAL):
         if folder/usual in files: return folder/usual
@@ -126,7 +127,8 @@ def _one_side(value, file: str) -> int:
 def _channel_values(value, what: str, file: str) -> list[float]:
     "Three numbers; raises `GeoAlignError` for anything else"
     numbers = [value] * 3 if isinstance(value, (int, float)) else value
-    if isinstance(numbers, list) and len(numbers) == 3 and all(isinstance(v, (int, float)) for v in numbers): return numbers
+    three = isinstance(numbers, list) and len(numbers) == 3
+    if three and all(isinstance(v, (int, float)) for v in numbers): return numbers
     raise GeoAlignError(f'{file} says {what} {value!r}; give three numbers, one per channel.')
 
 # %% ../nbs/15b_model_folders.ipynb #ca239373
@@ -139,7 +141,8 @@ def open_clip_preprocess(found: dict[str, object]) -> dict[str, object]:
     for name, key, allowed in (('mode', 'resize_mode', MODES), ('interpolation', 'interpolation', INTERPOLATIONS)):
         value = found.get(key, allowed[-1] if name == 'mode' else allowed[0])  # open_clip's own defaults
         if value == 'random': value = 'bicubic'  # for training: bicubic or bilinear
-        if value not in allowed: raise GeoAlignError(f'{file} says {key} {value!r}; supported are {", ".join(allowed)}.')
+        if value not in allowed:
+            raise GeoAlignError(f'{file} says {key} {value!r}; supported are {", ".join(allowed)}.')
         settings[name] = value
     return settings
 
@@ -148,7 +151,8 @@ def open_clip_config(found: dict[str, object]) -> dict[str, object]:
     "open_clip configuration from `model_cfg`; raises `GeoAlignError` for one that needs another tokenizer"
     config = found.get('model_cfg')
     if not isinstance(config, dict) or not isinstance(config.get('vision_cfg'), dict):
-        raise GeoAlignError('open_clip_config.json has no model_cfg with a vision_cfg; take the one made with the weights.')
+        raise GeoAlignError('open_clip_config.json has no model_cfg with a vision_cfg; '
+                            'take the one made with the weights.')
     text = config.get('text_cfg') or {}
     other = text.get('hf_tokenizer_name') or text.get('hf_model_name')
     if other: raise GeoAlignError(f"open_clip_config.json says that texts are read with '{other}'; "
@@ -184,7 +188,8 @@ def hugging_face_preprocess(found: dict[str, object]) -> dict[str, object]:
     else: settings |= dict(mean=[0., 0., 0.], std=[1., 1., 1.])
     if 'resample' in found:
         if found['resample'] not in RESAMPLE:
-            raise GeoAlignError(f"{file} says resample {found['resample']!r}; supported are 0, 2 and 3 (nearest, bilinear, bicubic).")
+            raise GeoAlignError(f"{file} says resample {found['resample']!r}; "
+                                'supported are 0, 2 and 3 (nearest, bilinear, bicubic).')
         settings['interpolation'] = RESAMPLE[found['resample']]
     return settings
 

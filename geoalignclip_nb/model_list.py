@@ -87,7 +87,11 @@ def weights_on_disk(name: str) -> Path | None:
     return hub_file(entry.repo, entry.file) if entry.repo else None
 
 # %% ../nbs/15c_model_list.ipynb #c95ff870
-BUNDLED_STATE, CACHED, ABSENT, UNPUBLISHED, SERVED = 'bundled', 'cached', 'not on disk', 'no published weights', 'needs a server'
+BUNDLED_STATE = 'bundled'
+CACHED = 'cached'
+ABSENT = 'not on disk'
+UNPUBLISHED = 'no published weights'
+SERVED = 'needs a server'
 
 @dataclass
 class ModelRow:

@@ -24,8 +24,10 @@ def pointing_set(items: BenchSet) -> TransferSet:
     "Images with boxes, and one phrase per class; raises `GeoAlignError` where no image has a box of a named class"
     names = {class_key(key): found[0] for key, found in items.classes.items()}
     seen = {r.category for s in items.samples for r in s.regions}
-    words = {category: Words(names[class_key(category)], (), '') for category in sorted(seen) if class_key(category) in names}
-    if not words: raise GeoAlignError(f'{items.name} has no box of a named class, so nothing can be pointed at; check its labels.')
+    named = [c for c in sorted(seen) if class_key(c) in names]
+    words = {c: Words(names[class_key(c)], (), '') for c in named}
+    if not words:
+        raise GeoAlignError(f'{items.name} has no box of a named class, so nothing can be pointed at; check its labels.')
     return TransferSet(items.name, items.samples, words)
 
 # %% ../../nbs/56b_pointing_task.ipynb #d2dbf6bd
@@ -70,13 +72,14 @@ def _asked(model, data: TransferSet, skipped: Counter, seed: int) -> dict[str, l
 
 def _told(details: dict[str, object]) -> list[str]:
     "Sentences below the metrics"
-    told = [f"pointing without looking: image center {details['image_center']:.2f}, a random point {details['chance']:.2f}",
+    told = [f"pointing without looking: image center {details['image_center']:.2f}, "
+            f"a random point {details['chance']:.2f}",
             f"mean over classes {details['pointing_game_macro']:.2f}"]
     if details['n_absent']: return told
     return [*told, 'Every image shows every class, so present cannot be told from absent.']
 
 # %% ../../nbs/56b_pointing_task.ipynb #d987a96c
-def evaluate_pointing(model, items: BenchSet, *, seed: int = 0) -> Evaluation:  # pointing_game, energy_in_box, auroc: percent
+def evaluate_pointing(model, items: BenchSet, *, seed: int = 0) -> Evaluation:  # metrics in percent
     "Pointing game of all classes over all images, with baselines; raises `GeoAlignError` where nothing is present"
     data = pointing_set(items)
     phrases, skipped = set_phrases(data), Counter()

@@ -225,7 +225,8 @@ def read_class_folders(folder: Path) -> OwnFolder:
             own.labels[sample.id] = place.name
     if len(own.classes) >= 2: return own
     held = f"one class ('{own.classes[0]}')" if own.classes else 'no folder with images'
-    raise GeoAlignError(f'{folder.name} holds {held}; give labels (COCO or YOLO), or at least two folders, one per class.')
+    raise GeoAlignError(f'{folder.name} holds {held}; '
+                        'give labels (COCO or YOLO), or at least two folders, one per class.')
 
 # %% ../../nbs/31b_own_folders.ipynb #1cfbb52d
 def _check_boxes(own: OwnFolder) -> OwnFolder:
@@ -307,8 +308,9 @@ def split_own_folder(own: OwnFolder, share: float = .25, seed: int = 0) -> OwnSp
     samples = readable_samples(own)
     groups = duplicate_groups(samples)
     sizes = Counter(groups)
-    if len(sizes) < 2: raise GeoAlignError(f'All {len(samples):,} images of {own.folder.name} are near duplicates of each other, '
-                                           'so no held-out part can be measured; add images of other places.')
+    if len(sizes) < 2:
+        raise GeoAlignError(f'All {len(samples):,} images of {own.folder.name} are near duplicates of each other, '
+                            'so no held-out part can be measured; add images of other places.')
     classes = [{own.labels[s.id]} if own.labels else {r.category for r in s.regions} for s in samples]
     names = [s.id for s in samples]
     held = set(assign_split(names, groups, classes, share, seed=seed)['val'])

@@ -69,7 +69,8 @@ def measure_own(model: GeoAlignCLIP, own: OwnFolder, split: OwnSplit) -> dict[st
         found = _numbers(result, dict(acc1='region accuracy', acc1_macro='region accuracy, mean over classes'))
     items = BenchSet(own.folder.name, 'held out', split.held_out, names)
     pointed = evaluate_pointing(model, items)
-    return found | _numbers(pointed, dict(pointing_game='pointing game', energy_in_box='energy in box', auroc='AUROC, present against absent'))
+    names = dict(pointing_game='pointing game', energy_in_box='energy in box', auroc='AUROC, present against absent')
+    return found | _numbers(pointed, names)
 
 # %% ../../nbs/60c_finetune_report.ipynb #03652572
 KNOWN_SCENES = 30
@@ -79,8 +80,10 @@ def measure_known(model: GeoAlignCLIP, count: int = KNOWN_SCENES) -> dict[str, N
     scenes = make_scenes(count, seed=910_000, size=256)
     names = {r.category: [r.category] for s in scenes for r in s.regions}
     pointed = evaluate_pointing(model, BenchSet('scenes', 'seed 910000', scenes, names))
-    found = _numbers(pointed, dict(pointing_game='scenes: pointing game', auroc='scenes: AUROC, present against absent'))
-    ranked = evaluate_retrieval(Embedder(model, quiet=True), [dataclasses.replace(s, captions=[s.brief]) for s in scenes])
+    told = dict(pointing_game='scenes: pointing game', auroc='scenes: AUROC, present against absent')
+    found = _numbers(pointed, told)
+    captioned = [dataclasses.replace(s, captions=[s.brief]) for s in scenes]
+    ranked = evaluate_retrieval(Embedder(model, quiet=True), captioned)
     return found | _numbers(ranked, dict(mean_recall='scenes: mean recall of captions'))
 
 # %% ../../nbs/60c_finetune_report.ipynb #2ebf4511
@@ -96,19 +99,24 @@ def _own_pairs(samples, own: OwnFolder) -> list[tuple]:
     return rows
 
 # %% ../../nbs/60c_finetune_report.ipynb #a09c1ec9
-def calibrate_own(model: GeoAlignCLIP, own: OwnFolder, split: OwnSplit, alpha: float = .1) -> tuple[Calibration | None, str]:
+def calibrate_own(
+    model: GeoAlignCLIP,
+    own: OwnFolder,
+    split: OwnSplit,
+    alpha: float = .1,  # share of present phrases that may be lost
+) -> tuple[Calibration | None, str]:
     "A calibration, or None, and the sentence that says what was done"
     present = sum(len({r.category for r in s.regions}) for s in split.held_out)
     if present < LEAST_PRESENT or len(own.classes) < 2:
-        return None, (f'Presence is not calibrated: the held-out part has {present} present phrases of {len(own.classes)} classes, '
-                      f'and at least {LEAST_PRESENT} of 2 are needed; every phrase is drawn.')
+        return None, (f'Presence is not calibrated: the held-out part has {present} present phrases '
+                      f'of {len(own.classes)} classes, and at least {LEAST_PRESENT} of 2 are needed; every phrase is drawn.')
     fit = collect_pairs(model, _own_pairs(split.train, own) + labelled_images('scenes', None, 'train', 40))
     held = collect_pairs(model, _own_pairs(split.held_out, own) + labelled_images('scenes', None, 'val', 40))
     scorer = fit_scorer(fit.features, fit.column('present'))
     there = held.column('present')
     thresholds = group_thresholds(scorer(held.features)[there], held.column('phrase')[there].tolist(), alpha)
-    told = (f'Presence is calibrated on {int(there.sum())} present phrases of the held-out part and of procedural scenes: '
-            f'at least {1 - alpha:.0%} of such phrases are found.')
+    told = (f'Presence is calibrated on {int(there.sum())} present phrases of the held-out part '
+            f'and of procedural scenes: at least {1 - alpha:.0%} of such phrases are found.')
     return Calibration(scorer, thresholds, alpha, frame_of(model).size), told
 
 # %% ../../nbs/60c_finetune_report.ipynb #aeba7982
@@ -127,7 +135,8 @@ def _as_dict(numbers: dict[str, Number]) -> dict[str, dict]:
 # %% ../../nbs/60c_finetune_report.ipynb #f99941a8
 def write_report(out: Path, record: dict[str, object]):
     "Write `finetune.json`"
-    with write_beside(out/'finetune.json') as file: file.write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
+    text = json.dumps(record, indent=1) + '\n'
+    with write_beside(out/'finetune.json') as file: file.write_text(text, encoding='utf-8')
 
 # %% ../../nbs/60c_finetune_report.ipynb #1ac69f3e
 def finetune_settings(overrides: dict[str, str]) -> FinetuneSettings:
@@ -136,9 +145,13 @@ def finetune_settings(overrides: dict[str, str]) -> FinetuneSettings:
     record = {}
     for key, text in overrides.items():
         head, _, term = key.partition('.')
-        if head == 'weights' and term: record.setdefault('weights', dict(FinetuneSettings().weights))[term] = parse_value(text, float)
+        if head == 'weights' and term:
+            weights = record.setdefault('weights', dict(FinetuneSettings().weights))
+            weights[term] = parse_value(text, float)
         elif key in kinds: record[key] = parse_value(text, kinds[key])
-        else: raise GeoAlignError(f"Setting '{key}' of finetune is unknown; choose from {', '.join(kinds)}, or weights.TERM.")
+        else:
+            raise GeoAlignError(f"Setting '{key}' of finetune is unknown; "
+                                f"choose from {', '.join(kinds)}, or weights.TERM.")
     return settings_from(FinetuneSettings, record)
 
 # %% ../../nbs/60c_finetune_report.ipynb #a19b27c5
@@ -148,7 +161,8 @@ def _kept(out: Path, key: str, name: str, compute: Callable[[], dict[str, Number
     found = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
     if found.get('key') == key: return {k: Number(**v) for k, v in found['numbers'].items()}
     numbers = compute()
-    with write_beside(path) as file: file.write_text(json.dumps(dict(key=key, numbers=_as_dict(numbers))), encoding='utf-8')
+    text = json.dumps(dict(key=key, numbers=_as_dict(numbers)))
+    with write_beside(path) as file: file.write_text(text, encoding='utf-8')
     return numbers
 
 # %% ../../nbs/60c_finetune_report.ipynb #b46b884b
@@ -172,7 +186,8 @@ class Finetuned:
 # %% ../../nbs/60c_finetune_report.ipynb #25047a2d
 def _announce(own: OwnFolder, split: OwnSplit, say: Callable[[str], None]):
     "What was read, how it is split, and what was left out"
-    say(f'{own.kind} folder with {len(own.classes)} classes: {", ".join(own.classes[:12])}{", …" * (len(own.classes) > 12)}')
+    named = ', '.join(own.classes[:12]) + ', …' * (len(own.classes) > 12)
+    say(f'{own.kind} folder with {len(own.classes)} classes: {named}')
     say(str(split))
     for sentence in own.notes: say(sentence)
     lost = ', '.join(f'{n:,} × {why}' for why, n in own.skipped.items() if n)
@@ -217,10 +232,12 @@ def finetune_folder(
     _announce(own, split, say)
     key = _run_key(own, model, settings)
     check_same_run(out, key)
-    def measure(one: GeoAlignCLIP) -> dict[str, Number]: return measure_own(one, own, split) | measure_known(one, scenes)
+    def measure(one: GeoAlignCLIP) -> dict[str, Number]:
+        return measure_own(one, own, split) | measure_known(one, scenes)
     say('measuring the start model')
     before = _kept(out, key, 'before', lambda: measure(start))
-    made = train_model(start, _own_data(own, split), settings, out, cache=cache_dir()/'features', name=out.resolve().name)
+    stores, name = cache_dir()/'features', out.resolve().name
+    made = train_model(start, _own_data(own, split), settings, out, cache=stores, name=name)
     say('measuring the trained model')
     trained = GeoAlignCLIP.from_pretrained(made)
     after = measure(trained)

@@ -262,14 +262,15 @@ def open_finetune(model: GeoAlignCLIP, data: OwnData, settings: FinetuneSettings
 
 # %% ../../nbs/45_finetune.ipynb #f32fd9e7
 def export_finetuned(t: FinetuneTrainer, out: Path, name: str) -> Path:
-    "Write the model into `out/model` in fp16, with a card; the calibration of presence is that of another model and left out"
+    "Write the model into `out/model` in fp16, with a card and without the start model's calibration of presence"
     folder = out/'model'
     if t.class_data is None: t.model.config |= dict(cosine_scale=list(cosine_scale(t.readouts)))
     t.model.save_pretrained(folder, half=True, trained=True, name=name, finetune=dataclasses.asdict(t.settings))
     (folder/'presence.json').unlink(missing_ok=True)
     rows = Log(out/'log.jsonl').read()
     last = {k: round(v, 4) for k, v in (rows[-1] if rows else {}).items() if k in FINETUNE_TERMS}
-    lines = [f'# {name}', '', f'Fine-tuned with `geoalign finetune` from {t.model.name}.', '', f'* losses at the end: {last}', '']
+    lines = [f'# {name}', '', f'Fine-tuned with `geoalign finetune` from {t.model.name}.', '',
+             f'* losses at the end: {last}', '']
     with write_beside(folder/'README.md') as file: file.write_text('\n'.join(lines), encoding='utf-8')
     return folder
 
