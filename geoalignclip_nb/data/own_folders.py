@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from ..core import GeoAlignError, Region, Sample
 from .frames import BoxFrame
 from .image_files import image_paths, name_key
+from ..io.images import upright_size
 from .sources import (
     CocoFile, assign_split, coco_frames, coco_region, dhash, near_duplicates, read_coco, thumbnails)
 
@@ -330,7 +330,8 @@ def readable_samples(own: OwnFolder) -> list[Sample]:
     found = []
     for sample in own.samples:
         try:
-            with Image.open(sample.image): found.append(sample)
-        except (OSError, Image.DecompressionBombError): own.skipped['image cannot be opened'] += 1
+            upright_size(sample.image)
+            found.append(sample)
+        except GeoAlignError: own.skipped['image cannot be opened'] += 1
     if found: return found
     raise GeoAlignError(f'No image of {own.folder.name} can be opened; copy the images again.')
