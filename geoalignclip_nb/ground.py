@@ -17,6 +17,7 @@ import sys
 import textwrap
 import threading
 import types
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -508,17 +509,20 @@ def label(self: GroundResult) -> str:
 
 @patch
 def peaks(self: GroundResult) -> list[tuple[float, float] | None]:
-    "Per phrase the point (x, y) of the highest value, in fractions of the image"
+    "Per phrase the point (x, y) of the highest value, in fractions of the image; None for a phrase without a known word"
     h, w = self.maps.shape[1:]
-    points = [peak(heat) for heat in self.maps]
-    return [p if p is None else nearest_valid(p, self.valid, (1 / w, 1 / h)) for p in points]
+    points = []
+    for phrase, unknown, heat in zip(self.phrases, self.unknown, self.maps):
+        point = peak(heat) if has_meaning(phrase, unknown) else None
+        points.append(point if point is None else nearest_valid(point, self.valid, (1 / w, 1 / h)))
+    return points
 
 # %% ../nbs/14_grounding.ipynb #8bd0b5dd
-def _without_heat(ax: Axes, image, phrase: str):
-    "Show the plain image in a panel, without the cross of the peak, under the title 'not found'"
+def _without_heat(ax: Axes, image, phrase: str, why: str):
+    "Show the plain image in a panel, without the cross of the peak, under a title with the reason"
     ax.images[0].set_data(np.asarray(image))
     for line in list(ax.lines): line.remove()
-    ax.title.set_text(f'{textwrap.shorten(phrase, 48, placeholder="…")} · not found')
+    ax.title.set_text(f'{textwrap.shorten(phrase, 48, placeholder="…")} · {why}')
 
 @patch
 def show(
@@ -534,8 +538,8 @@ def show(
     axes = show_heat(small, self.maps, self.phrases, *self.scale, ncols=ncols, label=self.label(), boxes=boxes,
                      marks=self.peaks(), fig=fig, valid=self.valid)
     for i, (phrase, unknown) in enumerate(zip(self.phrases, self.unknown)):
-        absent = self.found[i] is False and not show_absent
-        if absent or unknown and not has_meaning(phrase, unknown): _without_heat(axes[i], small, phrase)
+        if not has_meaning(phrase, unknown): _without_heat(axes[i], small, phrase, 'not known')
+        elif self.found[i] is False and not show_absent: _without_heat(axes[i], small, phrase, 'not found')
     return axes
 
 # %% ../nbs/14_grounding.ipynb #3a0a4679
@@ -544,7 +548,9 @@ def save_png(self: GroundResult, path, dpi: int = 120, *, show_absent: bool = Fa
     "Write what `show` draws; the file is whole or not there"
     fig = Figure()
     self.show(fig=fig, show_absent=show_absent)
-    with write_beside(path) as file: fig.savefig(file, format='png', dpi=dpi)
+    with write_beside(path) as file, warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Glyph .* missing')  # a script that the font lacks is drawn as boxes
+        fig.savefig(file, format='png', dpi=dpi)
 
 # %% ../nbs/14_grounding.ipynb #6f4f7f04
 PLACE_SHARE = .85  # of the scale, from which heat is a place

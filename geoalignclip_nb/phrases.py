@@ -194,6 +194,7 @@ def unknown_sentence(phrase: str, unknown: list[str], more: list[str] | tuple[st
     hint = f"; did you mean {' or '.join(near[:3])}?" if near else '; use English words such as "airplane" or "ship".'
     named = ', '.join(f"'{word[:40]}'" for word in unknown[:3]) + (', …' if len(unknown) > 3 else '')
     if not has_meaning(phrase, unknown):
-        what = f'is not known to the model ({named})' if unknown else 'names no thing'
+        alone = unknown == [phrase]
+        what = 'names no thing' if not unknown else f'is not known to the model{"" if alone else f" ({named})"}'
         return f"'{phrase[:60]}' {what}, so it gets no heat{hint}"
     return f"'{phrase[:60]}' holds words that the model does not know ({named}), so its heat means less{hint}"

@@ -1,7 +1,11 @@
 """Phrases from a person: how a text is split, and which words have no meaning for a model."""
+import warnings
+
+import numpy as np
 import pytest
 
 from geoalignclip_nb.core import GeoAlignError
+from geoalignclip_nb.ground import ground
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.phrases import (has_meaning, in_dictionary, nearest_words, parse_phrases, read_phrases, readable, split_parts,
                                      unknown_in, unknown_sentence)
@@ -110,3 +114,16 @@ def test_a_model_names_words_that_training_never_saw():
 
 def test_british_words_and_plurals_are_english():
     assert all(in_dictionary(word) for word in ('harbours', 'colour', 'Neighbourhood', 'aeroplanes', 'façade'))
+
+
+def test_an_unknown_phrase_has_no_peak(tmp_path):
+    "No row of the CSV, no peak in the JSON, and no warning about the font"
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        warnings.filterwarnings('ignore', category=DeprecationWarning)
+        result = ground('geoalign-tiny', np.zeros((64, 64, 3), np.uint8), ['飞机', 'plane'])
+        result.save_png(tmp_path/'heat.png')
+    assert result.peaks()[0] is None and result.peaks()[1] is not None
+    assert [m['peak'] is None for m in result.to_dict()['maps']] == [True, False]
+    result.save_csv(tmp_path/'rows.csv')
+    assert '飞机' not in (tmp_path/'rows.csv').read_text(encoding='utf-8')
