@@ -237,9 +237,9 @@ def test_a_flag_of_bench_lists_its_choices(flag, capsys):
 
 def test_ctrl_c_is_no_success(capsys, monkeypatch):
     "130, as a shell expects of a process that was interrupted"
-    from geoalignclip_nb import zoo
+    from geoalignclip_nb import model_list
     def interrupted(*a): raise KeyboardInterrupt
-    monkeypatch.setattr(zoo, 'list_models', interrupted)
+    monkeypatch.setattr(model_list, 'list_models', interrupted)
     assert called(capsys, 'models')[0] == 130
 
 

@@ -73,7 +73,7 @@ class Fake:
         if boxes is not None: scores = np.tile(np.linspace(.1, .3, len(phrases)), (len(boxes), 1))
         kind = 'cosine' if question.method == 'similarity' else 'relevance'
         result = GroundResult(maps, scores, boxes, phrases, kind, question.method, question.model, loaded.rgb,
-                              (-.1, .4), valid=loaded.valid, georeference=loaded.georeference, notes=loaded.notes)
+                              (-.1, .35), valid=loaded.valid, georeference=loaded.georeference, notes=loaded.notes)
         return grounders.Answer(result, 'trained')
 
 
@@ -253,7 +253,7 @@ def test_ground(served, pictures):
     expected = 'geoalign-tiny', 'trained weights', '8 × 6 cells', 'cosine 0.000 … 0.300', 'not detection', 'left out'
     for said in expected:
         assert said in about, said
-    assert '-0.100' in out['bar'] and '0.400' in out['bar'] and 'one scale' in out['bar']
+    assert '-0.100' in out['bar'] and '0.350' in out['bar'] and 'one scale' in out['bar']
 
 
 def test_the_bundled_model_behind_the_endpoint():
@@ -598,7 +598,7 @@ def test_sliders_do_not_run_the_model(pictures):
     shown = ask(fake, drawn_on(pictures['plain']), 'a plane, a road')['shown']
     plain, full = (handlers.on_redraw(shown, opacity, True, 'a road', False)[2] for opacity in (0., 1.))
     assert len(fake.calls) == 1 and plain[0] == plain[1] and full[0] != full[1]
-    assert views.scale_of(shown, True, 0) == (-.1, .4) and views.scale_of(shown, False, 0)[0] == 0
+    assert views.scale_of(shown, True, 0) == (-.1, .35) and views.scale_of(shown, False, 0)[0] == 0
     assert handlers.on_redraw(None, .5, True, None, False)[0] == gr.skip()
 
 

@@ -49,9 +49,9 @@ def run(settings, out, cache):
 def test_a_stopped_run_ends_like_one_that_was_not(cache, tmp_path, monkeypatch):
     _, whole = run(SMALL, tmp_path/'whole', cache)
     class Stop(Exception): pass
-    def stopping(trainer, optimizer, step):
+    def stopping(trainer, optimizer, step, losses):
         if step == 3: raise Stop  # the checkpoint of step 2 is written, step 3 is lost
-        return take(trainer, optimizer, step)
+        return take(trainer, optimizer, step, losses)
     take = heads.take_step
     monkeypatch.setattr(heads, 'take_step', stopping)
     with pytest.raises(Stop): run(SMALL, tmp_path/'stopped', cache)
