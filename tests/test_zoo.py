@@ -509,8 +509,13 @@ PAPER = ['paper-b16', 'paper-l14', 'paper-l14-336']
 def test_presets_of_the_paper_are_listed_and_marked(capsys):
     from geoalignclip_nb.cli import main
     assert zoo.list_models()[2:5] == zoo.list_models('paper-*') == PAPER
-    assert main(['models', 'paper-']) == 0 and capsys.readouterr().out.splitlines() == [f'{n}  (no published weights)' for n in PAPER]
-    assert main(['models', '*tiny']) == 0 and capsys.readouterr().out == 'geoalign-tiny\nvit-tiny\n'
+    assert main(['models', 'paper-']) == 0
+    _, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows] == PAPER
+    for name, row in zip(PAPER, rows): assert row.endswith(f'no published weights, train it with `geoalign train {name}`')
+    assert main(['models', '*tiny']) == 0
+    _, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows] == ['geoalign-tiny', 'vit-tiny']
 
 
 @pytest.mark.parametrize('name', PAPER)
