@@ -9,9 +9,10 @@ from PIL import Image
 
 from geoalignclip_nb.core import GeoAlignError
 from geoalignclip_nb.data.loader import open_source, parse_source
-from geoalignclip_nb.data.own_folders import read_own_folder, split_own_folder
+from geoalignclip_nb.data.own_folders import OwnFolder, OwnSplit, read_own_folder, split_own_folder
 from geoalignclip_nb.model import GeoAlignCLIP
 from geoalignclip_nb.scenes import make_scenes
+from geoalignclip_nb.study import finetune_report
 from geoalignclip_nb.study.finetune_report import finetune_folder, finetune_settings
 from geoalignclip_nb.train.finetune import FinetuneSettings
 from geoalignclip_nb.train.frozen import small_frozen_model
@@ -240,3 +241,21 @@ def test_a_frozen_split_does_not_filter_foreign_files(tmp_path):
     from geoalignclip_nb.data.sources import coco_boxes
     plain(tmp_path/'rsod')
     with pytest.raises(GeoAlignError, match='None of the 8 images is in the frozen split'): coco_boxes(tmp_path/'rsod', 'train', 'rsod')
+
+
+def test_presence_is_calibrated_on_enough_phrases(monkeypatch, tmp_path):
+    "The branch of folders with many phrases, on few: thresholds come from the held-out part"
+    monkeypatch.setattr(finetune_report, 'LEAST_PRESENT', 5)
+    monkeypatch.setattr(finetune_report, 'labelled_images', lambda *a: [])
+    own = OwnFolder(tmp_path, 'coco', SCENES)
+    calibration, told = finetune_report.calibrate_own(
+        GeoAlignCLIP.from_pretrained('geoalign-tiny'), own, OwnSplit(SCENES[:4], SCENES[4:], 8, 1))
+    present = sum(len({r.category for r in s.regions}) for s in SCENES[4:])
+    assert f'calibrated on {present} present phrases' in told
+    assert calibration.thresholds[''].n == present
+
+
+def test_class_folders_have_no_calibration(tmp_path):
+    own = OwnFolder(tmp_path, 'classes', SCENES, labels={s.id: 'a' for s in SCENES})
+    calibration, told = finetune_report.calibrate_own(None, own, OwnSplit(SCENES[:4], SCENES[4:], 8, 1))
+    assert calibration is None and 'class folders' in told

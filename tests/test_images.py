@@ -465,6 +465,20 @@ def test_a_palette_with_an_alpha_band(tmp_path):
     )
 
 
+def test_alpha_and_nodata_in_one_file(tmp_path):
+    "A pixel is valid where alpha shows it and its bands do not hold the nodata value"
+    values = np.full((4, HEIGHT, WIDTH), 900, np.uint16)
+    values[3] = HOLE * np.uint16(65535)
+    values[:3, :, -2:] = 7
+    settings = dict(driver='GTiff', count=4, height=HEIGHT, width=WIDTH, dtype='uint16', photometric='RGB', nodata=7)
+    with rasterio.open(tmp_path / 'a.tif', 'w', **settings) as dataset:
+        dataset.write(values)
+        dataset.colorinterp = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
+    expected = HOLE.copy()
+    expected[:, -2:] = False
+    assert np.array_equal(read_image(tmp_path / 'a.tif').valid, expected)
+
+
 def test_min_is_white_with_nodata(tmp_path):
     white = np.where(HOLE, COLOR[..., 0], 255)
     read = read_image(write(tmp_path / 'a.tif', white, photometric='miniswhite', nodata=255))

@@ -107,9 +107,12 @@ def calibrate_own(
 ) -> tuple[Calibration | None, str]:
     "A calibration, or None, and the sentence that says what was done"
     present = sum(len({r.category for r in s.regions}) for s in split.held_out)
+    if own.labels:
+        return None, 'Presence is not calibrated: class folders do not say where a phrase is absent; every phrase is drawn.'
     if present < LEAST_PRESENT or len(own.classes) < 2:
-        return None, (f'Presence is not calibrated: the held-out part has {present} present phrases '
-                      f'of {len(own.classes)} classes, and at least {LEAST_PRESENT} of 2 are needed; every phrase is drawn.')
+        return None, (f'Presence is not calibrated: the held-out part has {present} present phrases and '
+                      f'{len(own.classes)} classes; at least {LEAST_PRESENT} phrases and 2 classes are needed. '
+                      f'Every phrase is drawn.')
     fit = collect_pairs(model, _own_pairs(split.train, own) + labelled_images('scenes', None, 'train', 40))
     held = collect_pairs(model, _own_pairs(split.held_out, own) + labelled_images('scenes', None, 'val', 40))
     scorer = fit_scorer(fit.features, fit.column('present'))
