@@ -30,7 +30,7 @@ from ..scenes import make_scenes
 from ..text import hf_tower
 from .frozen import dense_cells, image_vectors
 from .head_data import BoxData, CaptionData, box_items, view_of
-from .head_losses import Trainer, cell_term, draw_regions, drawn_vectors, hna_term, mirrored, name_term
+from .head_losses import Trainer, box_batch
 from .heads import cosine_scale, train_heads, trunk_hash
 from .presets import CheckedSettings, Rule, setting
 from .run_folder import Log, lock_folder
@@ -174,18 +174,12 @@ def _start_cells(t: FinetuneTrainer, levels: list[Tensor]) -> Tensor:
 # %% ../../nbs/45_finetune.ipynb #521eded6
 def box_losses(t: FinetuneTrainer, rng: random.Random) -> dict[str, Tensor]:
     "Terms of a batch of images with boxes, and of rehearsed scenes"
-    chosen = rng.sample(range(len(t.boxes.items)), min(len(t.boxes.items), t.settings.box_batch))
-    levels, items = mirrored(t.boxes.levels(chosen), [t.boxes.items[i] for i in chosen], rng)
-    dense = dense_cells(t.model, levels, t.settings.box_size)
-    drawn = draw_regions(items, t.settings.max_regions, rng)
-    vectors = drawn_vectors(dense, drawn)
-    found = dict(cell=cell_term(t, dense, items, rng), name=name_term(t, vectors, drawn, rng),
-                 hna=hna_term(t, vectors, drawn, rng))
+    batch = box_batch(t, rng)
     store = t.rehearsal.store
     scenes = store.levels(rng.sample(range(len(store)), min(3, len(store))))
-    cells = torch.cat([_flat(dense), _flat(dense_cells(t.model, scenes, t.settings.box_size))])
-    start = torch.cat([_start_cells(t, levels), _start_cells(t, scenes)])
-    return found | dict(keep=keep_loss(cells, start, t.rehearsal.words))
+    cells = torch.cat([_flat(batch.dense), _flat(dense_cells(t.model, scenes, t.settings.box_size))])
+    start = torch.cat([_start_cells(t, batch.levels), _start_cells(t, scenes)])
+    return batch.terms | dict(keep=keep_loss(cells, start, t.rehearsal.words))
 
 # %% ../../nbs/45_finetune.ipynb #81876534
 def class_losses(t: FinetuneTrainer, rng: random.Random) -> dict[str, Tensor]:

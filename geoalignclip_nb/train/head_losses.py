@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Readouts', 'Trainer', 'caption_term', 'bag_terms', 'CellQuestion', 'questions', 'cell_term', 'Drawn', 'draw_regions',
-           'drawn_vectors', 'name_term', 'hna_term', 'mirrored', 'box_terms', 'head_losses']
+           'drawn_vectors', 'name_term', 'hna_term', 'mirrored', 'BoxBatch', 'box_batch', 'head_losses']
 
 # %% ../../nbs/44c_head_losses.ipynb #52686a1e
 import math
@@ -202,19 +202,26 @@ def mirrored(levels: list[Tensor], items: list[BoxItem], rng: random.Random) -> 
     return levels, items
 
 # %% ../../nbs/44c_head_losses.ipynb #f30b0c74
-def box_terms(t: Trainer, rng: random.Random) -> dict[str, Tensor]:
+class BoxBatch(NamedTuple):
+    "Images with boxes of one step"
+    levels: list[Tensor]  # features of the trunk, (B,C,h,w) per level
+    dense: Tensor  # (B,D,h,w)
+    terms: dict[str, Tensor]  # 'cell', 'name' and 'hna'
+
+def box_batch(t: Trainer, rng: random.Random) -> BoxBatch:
     "Cells, names and hard negatives of a batch of images with boxes"
     chosen = rng.sample(range(len(t.boxes.items)), min(len(t.boxes.items), t.settings.box_batch))
     levels, items = mirrored(t.boxes.levels(chosen), [t.boxes.items[i] for i in chosen], rng)
     dense = dense_cells(t.model, levels, t.settings.box_size)
     drawn = draw_regions(items, t.settings.max_regions, rng)
     vectors = drawn_vectors(dense, drawn)
-    return dict(cell=cell_term(t, dense, items, rng), name=name_term(t, vectors, drawn, rng),
-                hna=hna_term(t, vectors, drawn, rng))
+    terms = dict(cell=cell_term(t, dense, items, rng), name=name_term(t, vectors, drawn, rng),
+                 hna=hna_term(t, vectors, drawn, rng))
+    return BoxBatch(levels, dense, terms)
 
 # %% ../../nbs/44c_head_losses.ipynb #5a811f5a
 def head_losses(t: Trainer, rng: random.Random) -> dict[str, Tensor]:
     "All terms of a step, without their weights"
     found = {'global': caption_term(t, rng)} if t.captions.samples else {}
     if t.captions.samples: found |= bag_terms(t, rng)
-    return found | (box_terms(t, rng) if t.boxes.items else {})
+    return found | (box_batch(t, rng).terms if t.boxes.items else {})
