@@ -1070,7 +1070,6 @@ def test_drawing_scales_fractions_and_not_by_percentiles():
 
 
 OWN_OPENERS = {
-    'data/frames.py': 'sizes and orientations from headers',
     'bench/packings.py': 'bytes of a table cell, decoded later by `load_image`',
     'bench/box_sets.py': 'masks, which are not images of a scene',
 }

@@ -26,9 +26,8 @@ from geoalignclip_nb.bench.embeddings import Embedder
 from geoalignclip_nb.bench.formats import rsvg_line
 from geoalignclip_nb.core import GeoAlignError, asset, turn_boxes
 from geoalignclip_nb.data import concepts, sources as S
-from geoalignclip_nb.data.frames import image_header
 from geoalignclip_nb.data.shards import open_shards, scan_tar
-from geoalignclip_nb.io.images import load_image
+from geoalignclip_nb.io.images import image_header, load_image
 from geoalignclip_nb.train import presets
 from readers import BOX_READERS, JSON_READERS, NAME_READERS, READERS
 from small_towers import VIT, small_model

@@ -19,7 +19,8 @@ import numpy as np
 
 from .datasets import BenchSet, DataSet, base_name, missing, set_root, split_of
 from ..core import GeoAlignError, Region, Sample, visible_files
-from ..data.frames import BoxFrame, ImageHeader, SpokenSize, box_frames, fit_box, image_header
+from ..data.frames import BoxFrame, SpokenSize, box_frames, fit_box
+from ..io.images import ImageHeader, image_header
 from ..data.image_files import image_paths
 
 # %% ../../nbs/50ab_formats.ipynb #6f584917

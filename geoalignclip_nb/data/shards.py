@@ -19,10 +19,10 @@ from fastcore.basics import patch
 
 from ..core import (GeoAlignError, Sample, cache_dir, check_choice, data_dir, is_junk, read_json, stable_hash,
                                   visible_files, write_beside)
-from .frames import FRAMES, SpokenSize, box_frame, image_header, spoken_frame
+from .frames import FRAMES, SpokenSize, box_frame, spoken_frame
 from .image_files import ImageIndex, picture_path, similar_name
 from .records import PARSERS, BadSample, rsfg_record, rsfg_sample, rsteller_record, rsteller_sample
-from ..io.images import load_image
+from ..io.images import image_header, load_image
 
 # %% ../../nbs/36a_shards.ipynb #a6470841
 def _jpeg(image) -> bytes:

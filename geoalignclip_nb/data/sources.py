@@ -23,9 +23,9 @@ from PIL import Image
 
 from ..core import (GeoAlignError, Region, Sample, asset, assets_dir, expect_keys, read_json, stable_hash,
                                   write_beside)
-from .frames import BoxFrame, ImageHeader, SpokenSize, box_frames, fit_box, image_header
+from .frames import BoxFrame, SpokenSize, box_frames, fit_box
 from .image_files import image_paths, name_key, tell
-from ..io.images import load_image
+from ..io.images import ImageHeader, image_header, load_image
 
 # %% ../../nbs/31_sources.ipynb #d64bb1f9
 def check_pictures(samples: list[Sample]) -> list[Sample]:  # the same samples

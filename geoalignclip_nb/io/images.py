@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['ALPHA_MODES', 'RASTER_MARKS', 'OTHER_MARKS', 'value_range', 'scale_to_8bit', 'stretch_to_8bit', 'LoadedImage',
            'pixels_to_image', 'band_axis', 'bands_last', 'array_pixels', 'from_array', 'convert_image', 'to_rgb',
-           'display_name', 'decode_fault', 'load_image', 'read_image', 'upright_size', 'resize_image', 'pixel_box',
-           'crop_box', 'image_key']
+           'display_name', 'decode_fault', 'load_image', 'read_image', 'ImageHeader', 'image_header', 'upright_size',
+           'resize_image', 'pixel_box', 'crop_box', 'image_key']
 
 # %% ../../nbs/03_images.ipynb #cf47c028
 import io, math, os, re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, ImageOps
@@ -396,11 +397,28 @@ def _header_size(file) -> tuple[int, int]:
     file.seek(0)
     return open_header(file).size
 
-def upright_size(
-    path: str | Path,
-) -> tuple[int, int]:  # (width, height), pixels
-    "Size of an image file as `load_image` gives it, without decoding"
-    path = Path(path)
+class ImageHeader(NamedTuple):
+    "What the header of an image file says"
+    stored: tuple[int, int]  # (width, height) of the stored bitmap, pixels
+    orientation: int = 1  # EXIF or TIFF orientation, 1 to 8
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        "(width, height) of the upright image"
+        return self.stored[::-1] if self.orientation in AXES_EXCHANGED else self.stored
+
+def image_header(
+    source,  # path, binary stream or PIL image, which counts as upright
+) -> ImageHeader:
+    "Size and orientation without decoding; raises `GeoAlignError` where the file cannot be read"
+    if isinstance(source, Image.Image): return ImageHeader(source.size)
+    if not hasattr(source, 'read'): return _file_header(Path(source))
+    file = source if hasattr(source, 'seek') else io.BytesIO(source.read())  # a member of a shard has no position
+    try: return ImageHeader(_header_size(file), stored_orientation(file))
+    except Exception:
+        raise GeoAlignError('An image in memory cannot be read; save it as PNG, JPEG or TIFF.') from None
+
+def _file_header(path: Path) -> ImageHeader:
     name = display_name(path)
     if not path.is_file(): raise GeoAlignError(f'{name} does not exist or is not a file; check the path.')
     with open(path, 'rb') as file:
@@ -409,7 +427,11 @@ def upright_size(
         orientation = stored_orientation(file)
     if size is None:
         with open_raster(path, name) as dataset: size = dataset.width, dataset.height
-    return size[::-1] if orientation in AXES_EXCHANGED else size
+    return ImageHeader(size, orientation)
+
+def upright_size(path: str | Path) -> tuple[int, int]:  # (width, height), pixels
+    "Size of an image file as `load_image` gives it, without decoding"
+    return image_header(path).upright
 
 # %% ../../nbs/03_images.ipynb #ce16b273
 def resize_image(
