@@ -308,7 +308,7 @@ def test_folder_of_classes(tmp_path):
     assert list(classes.items()) == [('idle_land', ['idle land']), ('river', ['river'])] and [labels[s.id] for s in samples] == ['idle_land'] * 2 + ['river'] * 2
 
 
-@pytest.mark.parametrize('make, says', [(lambda p: None, 'no class folders'), (lambda p: (p/'empty').mkdir(), 'empty holds no pictures')])
+@pytest.mark.parametrize('make, says', [(lambda p: None, 'no class folders'), (lambda p: (p/'empty').mkdir(), 'empty holds no images')])
 def test_folder_of_classes_refuses(tmp_path, make, says):
     make(tmp_path)
     with pytest.raises(GeoAlignError, match=says): scene.folder_of_classes(tmp_path)

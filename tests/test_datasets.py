@@ -343,7 +343,7 @@ def test_siri_folder_missing_strange_or_twice(tmp_path):
     siri(tmp_path/'c'); pictures(tmp_path/'c'/'Idle Land')
     with pytest.raises(GeoAlignError, match="Classes 'Idle Land' and 'idle_land' share the name 'idleland'"): D.siri_whu(tmp_path/'c')
     siri(tmp_path/'d'); (tmp_path/'d'/'empty').mkdir()
-    with pytest.raises(GeoAlignError, match='Class folder empty holds no pictures'): D.siri_whu(tmp_path/'d')
+    with pytest.raises(GeoAlignError, match='Class folder empty holds no images'): D.siri_whu(tmp_path/'d')
 
 
 def test_siri_parquet(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ __all__ = ['FOLDERS', 'IMAGES', 'CAPTION_FILES', 'ROWS', 'CAPTION_SETS', 'SCENE_
            'ucm_scene_set', 'rsicd_scene_set', 'folder_set', 'without_unnamed', 'coco_set']
 
 # %% ../../nbs/50a_datasets.ipynb #d0f707ea
-import hashlib, os
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,11 +22,12 @@ from .packings import (RSICD_CLASSES, SIRI_CLASSES, check_coco, hub_rows, list_p
                                             names_file, own_classes, pair_rows, parquet_rows, precomp_rows, siri_folders,
                                             siri_rows, split_files, ucm_class)
 from .region_classification import class_index, class_key
-from .scene_classification import PICTURES, UCM_CLASSES, folder_of_classes, scene_labels
+from .scene_classification import UCM_CLASSES, folder_of_classes, scene_labels
 from ..core import GeoAlignError, Sample, asset, data_dir, expect_keys, sha256_of, visible_files
 from ..data.image_files import ImageIndex, image_paths, name_key
 from ..data.sources import (SPLIT_NAMES, caption_sample, caption_samples, check_pictures, coco_samples,
                                           karpathy_records, read_coco, records_with_words)
+from ..io.images import is_image_name
 
 # %% ../../nbs/50a_datasets.ipynb #1ba3db63
 @dataclass
@@ -198,7 +199,7 @@ def unnamed_pictures(root: str | Path, name: str) -> list[str]:
     records = karpathy_records(Path(root)/CAPTION_FILES[name]['json'])
     named = {base_name(r['filename']) for r in records}
     files = {base_name(f) for f in ImageIndex(Path(root)/IMAGES[name]).names}
-    strange = [f for f in files - named if os.path.splitext(f)[1].lower() in PICTURES]
+    strange = [f for f in files - named if is_image_name(f)]
     if not strange: return []
     keys = set(map(name_key, named))
     return sorted(f for f in strange if name_key(f) not in keys)

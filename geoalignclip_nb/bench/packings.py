@@ -18,7 +18,8 @@ from pathlib import Path
 from PIL import Image
 
 from .region_classification import class_index, class_key
-from .scene_classification import UCM_CLASSES, LabeledImages, folder_of_classes, plain_name
+from .scene_classification import UCM_CLASSES, LabeledImages, folder_of_classes
+from ..data.concepts import class_phrase
 from ..core import GeoAlignError, Sample, expect_keys, read_json, read_text, visible_files
 from ..data.describe import class_names
 from ..data.sources import COCO_FORM, SPLIT_NAMES, CocoFile
@@ -128,7 +129,7 @@ def hub_rows(path, rows: list = None) -> list:  # (file name, [sentences], pictu
 
 # %% ../../nbs/50aa_packings.ipynb #cbf6c369
 _SIRI = 'agriculture commercial harbor idle_land industrial meadow overpass park pond residential river water'
-SIRI_CLASSES = {k: [plain_name(k)] for k in _SIRI.split()}
+SIRI_CLASSES = {k: [class_phrase(k)] for k in _SIRI.split()}
 
 def class_folder(root: Path) -> Path:
     "The folder that holds the class folders of SIRI-WHU: `root`, or the one folder in it"
@@ -175,7 +176,7 @@ def ucm_class(name: str) -> str:
 # %% ../../nbs/50aa_packings.ipynb #f794c3cf
 def own_classes(keys, classes=None) -> dict:
     "Class list of a user's set: plain words of the keys, or the list as given (dict or JSON file); raises `GeoAlignError` where it does not fit"
-    if classes is None: return {k: [plain_name(k)] for k in keys}
+    if classes is None: return {k: [class_phrase(k)] for k in keys}
     given = classes if isinstance(classes, dict) else read_json(classes)
     if not isinstance(given, dict): raise GeoAlignError('The class list is no dict; write {"oiltank": ["oil tank", "storage tank"]}.')
     known = class_index(given)

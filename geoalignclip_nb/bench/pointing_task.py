@@ -11,7 +11,6 @@ from collections import Counter
 import numpy as np
 
 from .datasets import BenchSet
-from .embeddings import Embedder
 from .metrics import Evaluation
 from .region_classification import class_key
 from .transfer import Ask, MapScores, auroc, blind_maps, ask_maps, map_scores, model_maps

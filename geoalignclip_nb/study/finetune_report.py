@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 
 from ..bench.datasets import BenchSet
 from ..bench.embeddings import Embedder
@@ -25,15 +24,15 @@ from ..bench.region_classification import evaluate_regions
 from ..bench.retrieval import evaluate_retrieval
 from ..bench.scene_classification import evaluate_scenes
 from ..core import GeoAlignError, cache_dir, check_writable, stable_hash, write_beside
+from ..data.concepts import class_phrase
 from ..data.own_folders import OwnFolder, OwnSplit, read_own_folder, split_own_folder
 from ..ground import frame_of
 from ..model import GeoAlignCLIP
 from ..presence import Calibration, fit_scorer, group_thresholds
 from ..scenes import make_scenes
 from .absence import Pair, collect_pairs, labelled_images
-from ..train.finetune import FinetuneSettings, OwnData, check_start_model, class_phrase, train_model
+from ..train.finetune import FinetuneSettings, OwnData, check_start_model, train_model
 from ..train.presets import parse_value, settings_from, value_kind
-from ..train.run_folder import read_plain
 from ..zoo import load as load_model
 
 # %% ../../nbs/60c_finetune_report.ipynb #1163ed22
