@@ -39,7 +39,7 @@ from .io.images import LoadedImage, read_image
 from .localization import Place, find_places
 from .model import bundled_models
 from .phrases import NO_PHRASE, has_meaning, parse_phrases, read_phrases, unknown_in, unknown_sentence
-from .result_files import csv_text, raw_arrays, to_geojson, to_record
+from .result_files import result_csv, raw_arrays, to_geojson, to_record
 from .vision import Preprocess, image_tower
 from .viz import show_heat
 
@@ -591,7 +591,7 @@ def save_json(self: GroundResult, path):
 @patch
 def save_csv(self: GroundResult, path):
     "Write peaks, places and given boxes as rows"
-    _write(path, csv_text(self))
+    _write(path, result_csv(self))
 
 @patch
 def save_geojson(self: GroundResult, path, wgs84: bool = False):

@@ -31,7 +31,7 @@ from ..core import (GeoAlignError, Region, Sample, check_writable, expect_keys, 
                                   visible_files)
 from ..data.frames import BoxFrame, SpokenSize, box_frames
 from ..data.image_files import image_paths
-from ..data.sources import coco_id, corners, read_coco
+from ..data.sources import coco_corners, coco_id, read_coco
 from ..data.visual_grounding import voc_size
 
 # %% ../../nbs/50b_box_sets.ipynb #7bd333a9
@@ -64,7 +64,7 @@ def coco_rows(out: BenchSet, path: str | Path) -> Iterator[BoxRow]:
             category, image = names.get(a['category_id']), images.get(a['image_id'])
             if category not in VHR10: out.skipped[f"unknown category {category or a['category_id']}"] += 1
             elif image is None: out.skipped['picture is not listed'] += 1
-            else: yield BoxRow(image['file_name'], category, corners(a), annotated_size(image))
+            else: yield BoxRow(image['file_name'], category, coco_corners(a), annotated_size(image))
 
 # %% ../../nbs/50b_box_sets.ipynb #b480de15
 def annotated_size(image: dict) -> tuple[int, int] | None:  # None where there is none

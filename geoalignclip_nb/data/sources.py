@@ -6,9 +6,9 @@
 __all__ = ['SPLIT_NAMES', 'COCO_FORM', 'check_pictures', 'sentence', 'join_sentences', 'record_captions', 'caption_sample',
            'records_with_words', 'caption_samples', 'warn_of', 'karpathy_records', 'karpathy_captions', 'rsicd',
            'rsicd_testlike', 'ucm', 'ucm_labels', 'coco_id', 'CocoFile', 'group_categories', 'read_coco', 'coco_region',
-           'corners', 'split_names', 'images_of_split', 'readable_header', 'coco_frames', 'add_regions', 'coco_samples',
-           'coco_boxes', 'thumbnails', 'dhash', 'whitened', 'phase_peaks', 'overlap_score', 'near_duplicates',
-           'group_pairs', 'rarest_class', 'assign_split', 'make_split', 'freeze_split']
+           'coco_corners', 'split_names', 'images_of_split', 'readable_header', 'coco_frames', 'add_regions',
+           'coco_samples', 'coco_boxes', 'thumbnails', 'dhash', 'whitened', 'phase_peaks', 'overlap_score',
+           'near_duplicates', 'group_pairs', 'rarest_class', 'assign_split', 'make_split', 'freeze_split']
 
 # %% ../../nbs/31_sources.ipynb #443d93e5
 import json, os, warnings
@@ -228,12 +228,12 @@ def coco_region(
     if ann.get('iscrowd'): reason = 'crowd'
     else:
         reason = 'no area'
-        box = fit_box(corners(ann), frame.size).box
+        box = fit_box(coco_corners(ann), frame.size).box
     if box: return Region(frame.upright(box), category=category)
     skipped[reason] += 1
     return None
 
-def corners(ann: dict) -> tuple[float, float, float, float]:  # NaN where the annotation has no four numbers
+def coco_corners(ann: dict) -> tuple[float, float, float, float]:  # NaN where the annotation has no four numbers
     "Corners x1, y1, x2, y2 of a COCO box, in pixels"
     try:
         x, y, width, height = map(float, ann['bbox'])
@@ -263,7 +263,7 @@ def images_of_split(
 
 def _spoken_size(image: dict, boxes: list[dict]) -> SpokenSize:
     "What a COCO file says about the frame of an image"
-    ends = np.array([corners(b)[2:] for b in boxes]).reshape(-1, 2)
+    ends = np.array([coco_corners(b)[2:] for b in boxes]).reshape(-1, 2)
     ends = ends[np.isfinite(ends).all(1)]
     reach = tuple(ends.max(0).tolist()) if len(ends) else (0, 0)
     return SpokenSize((image['width'], image['height']), reach)
